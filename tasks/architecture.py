@@ -1,0 +1,215 @@
+"""architecture: freeze the model's shape and state exactly what it costs.
+
+Reads    artifacts/budget/plan.json, artifacts/tokenizer/tokenizer.json (its vocabulary size)
+Writes   artifacts/architecture/config.json (model.gpt.GPTConfig), report.json (parameters, FLOPs, bytes, memory)
+Promise  parameters and checkpoint bytes in the report equal those of the real model, built without memory; a mismatch
+         fails the stage
+Limits   training memory is an estimate (two-constant model, eager activations); everything else is exact
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import Field, model_validator
+
+from pipeline_math.hardware import find_hardware
+from pipeline_math.inference_prefill_decode import kv_bytes_per_token
+from pipeline_math.layouts import DEFAULT
+from pipeline_math.model_flops_vram import (
+    EAGER_ACTIVATION_BYTES,
+    ModelShape,
+    checkpoint_bytes,
+    explicit_attention_bytes,
+    scaling_parameters,
+    shape_of_depth,
+    shape_train_flops_per_token,
+    static_memory_bytes,
+    total_parameters,
+    training_memory_bytes,
+)
+from tasks._context import StageContext
+from tasks._errors import StageError
+from tasks._params import StageParams
+
+if TYPE_CHECKING:
+    from model.gpt import GPTConfig
+
+FLOPS_CONVENTION = "6 N + 12 L d T; N = blocks + head; attention in full, not halved for causality"
+"""Said beside every FLOPs and MFU figure, because the same run reads 10 % apart under other conventions."""
+
+
+class Params(StageParams):
+    """Shape of the model: from the plan (nothing set), from `depth`, or spelt out (d_model, n_layers, n_heads)."""
+
+    depth: Annotated[int, Field(ge=1)] | None = None
+    """Layers of the default layout; null takes the plan's."""
+    d_model: Annotated[int, Field(ge=2)] | None = None
+    """Channels of the residual stream."""
+    n_layers: Annotated[int, Field(ge=1)] | None = None
+    n_heads: Annotated[int, Field(ge=1)] | None = None
+    """Query heads."""
+    n_kv_heads: Annotated[int, Field(ge=1)] | None = None
+    """Key/value heads, a divisor of the query heads; null means as many."""
+    mlp_ratio: Annotated[int, Field(ge=1)] = 4
+    """Width of the MLP in multiples of d_model."""
+    tokens_per_row: Annotated[int, Field(ge=2)] | None = None
+    """Longest row in tokens; null takes the plan's."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Compute type assumed for memory and KV bytes; auto takes the plan's. Weights are always stored in fp32."""
+    attention: Literal["auto", "sdpa", "explicit"] = "auto"
+    """Attention path assumed for memory: a fused kernel or an explicit score matrix; auto follows the device."""
+    rope_theta: Annotated[float, Field(gt=1)] = 10000.0
+    """Base of the rotary position angles."""
+
+    @model_validator(mode="after")
+    def shape_is_possible(self) -> "Params":
+        spelt_out = {"d_model": self.d_model, "n_layers": self.n_layers, "n_heads": self.n_heads}
+        missing = [name for name, value in spelt_out.items() if value is None]
+        if self.depth is not None and len(missing) < 3:
+            raise ValueError(
+                f"architecture.depth={self.depth} and an explicit shape exclude each other; next: set depth or "
+                f"{', '.join(spelt_out)} to null"
+            )
+        if 0 < len(missing) < 3:
+            raise ValueError(
+                f"an explicit shape needs {', '.join(spelt_out)}; architecture.{missing[0]} is null; "
+                f"next: set it, or set all three to null to follow the plan"
+            )
+        if self.d_model is not None and self.n_heads is not None:
+            _check_heads(self.d_model, self.n_heads, self.n_kv_heads or self.n_heads)
+        return self
+
+
+def _check_heads(d_model: int, n_heads: int, n_kv_heads: int) -> None:
+    """ValueError unless heads divide the width evenly into even head dimensions and key/value heads divide heads."""
+    if d_model % n_heads:
+        raise ValueError(
+            f"architecture.d_model={d_model} is not divisible by architecture.n_heads={n_heads}; "
+            f"use d_model={max(1, round(d_model / n_heads)) * n_heads}"
+        )
+    if (d_model // n_heads) % 2:
+        raise ValueError(
+            f"head dimension {d_model // n_heads} (d_model={d_model} / n_heads={n_heads}) is odd; rotary embedding "
+            f"turns pairs of channels: use d_model={2 * n_heads * max(1, round(d_model / n_heads / 2))}"
+        )
+    if n_heads % n_kv_heads:
+        allowed = [str(count) for count in range(1, n_heads + 1) if n_heads % count == 0]
+        raise ValueError(
+            f"architecture.n_kv_heads={n_kv_heads} does not divide n_heads={n_heads}; allowed: {', '.join(allowed)}"
+        )
+
+
+def choose_shape(params: Params, plan: dict[str, Any], vocab_size: int) -> ModelShape:
+    """The shape that parameters and plan ask for; StageError where they contradict the tokenizer or each other."""
+    if plan["vocab_size"] != vocab_size:
+        raise StageError(
+            f"architecture: the plan assumes budget.vocab_size={plan['vocab_size']}, but "
+            f"artifacts/tokenizer/tokenizer.json holds {vocab_size} tokens; "
+            f"next: set budget.vocab_size and tokenizer.vocab_size to the same number"
+        )
+    tokens_per_row = params.tokens_per_row or plan["tokens_per_row"]
+    if params.d_model is not None and params.n_layers is not None and params.n_heads is not None:
+        width, layers, heads = params.d_model, params.n_layers, params.n_heads
+    elif params.depth is not None:
+        default = shape_of_depth(params.depth, vocab_size, tokens_per_row)
+        width, layers, heads = default.d_model, default.n_layers, default.n_heads
+    else:
+        width, layers, heads = plan["d_model"], plan["depth"], plan["n_heads"]
+    kv_heads = params.n_kv_heads or (plan["n_kv_heads"] if heads == plan["n_heads"] else heads)
+    try:
+        _check_heads(width, heads, kv_heads)
+    except ValueError as error:
+        raise StageError(f"architecture: {error}; next: change params.yaml, section architecture") from None
+    return ModelShape(layers, width, heads, kv_heads, params.mlp_ratio * width, vocab_size, tokens_per_row)
+
+
+def costs_of(shape: ModelShape, precision: str, explicit_attention: bool, micro_batch_rows: int) -> dict[str, Any]:
+    """Every cost of the shape that later stages and people ask for; units in the names."""
+    element_bytes = 4 if precision == "fp32" else 2
+    memory = training_memory_bytes(
+        shape.n_layers,
+        shape.d_model,
+        shape.vocab_size,
+        shape.tokens_per_row,
+        micro_batch_rows,
+        static_memory_bytes(shape) + DEFAULT.fixed_bytes(shape),
+        EAGER_ACTIVATION_BYTES * element_bytes / 2,
+        0.0,
+    )
+    if explicit_attention:
+        memory += explicit_attention_bytes(
+            shape.n_layers, shape.n_heads, shape.tokens_per_row, micro_batch_rows, element_bytes
+        )
+    return {
+        "parameters": total_parameters(shape),
+        "scaling_parameters": scaling_parameters(shape),
+        "train_flops_per_token": shape_train_flops_per_token(shape),
+        "flops_convention": FLOPS_CONVENTION,
+        "checkpoint_bytes": checkpoint_bytes(shape),
+        "kv_bytes_per_token": kv_bytes_per_token(shape.n_layers, shape.n_kv_heads, shape.head_dim, element_bytes),
+        "training_memory_bytes": memory,
+        "micro_batch_rows": micro_batch_rows,
+        "precision": precision,
+        "attention": "explicit" if explicit_attention else "sdpa",
+    }
+
+
+def built_parameters(config: "GPTConfig") -> tuple[int, int]:
+    """(parameters, bytes of all fp32 tensors) of the real model, built on the meta device: no memory is used."""
+    import torch
+
+    from model.gpt import GPT
+
+    with torch.device("meta"):
+        tensors = GPT(config).state_dict()
+    elements = sum(tensor.numel() for tensor in tensors.values())
+    return elements, 4 * elements
+
+
+def _read_plan(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def run(ctx: StageContext) -> None:
+    """Choose the shape, compute its costs, prove the exact ones against the real model, write both files."""
+    from model.attention import LONGEST_EXPLICIT_ROW
+    from model.gpt import GPTConfig
+    from model.tokenizer import Tokenizer
+
+    params = cast(Params, ctx.params)
+    plan = _read_plan(ctx.input("artifacts/budget/plan.json"))
+    tokenizer = Tokenizer.from_file(ctx.input("artifacts/tokenizer/tokenizer.json"))
+    shape = choose_shape(params, plan, tokenizer.vocab_size)
+    config = GPTConfig(
+        vocab_size=shape.vocab_size,
+        n_layers=shape.n_layers,
+        d_model=shape.d_model,
+        n_heads=shape.n_heads,
+        n_kv_heads=shape.n_kv_heads,
+        mlp_width=shape.mlp_width,
+        sequence_length=shape.tokens_per_row,
+        rope_theta=params.rope_theta,
+        attention=params.attention,
+        compute_dtype={"auto": "auto", "bf16": "bfloat16", "fp32": "float32"}[params.precision],
+    )
+    precision = plan["precision"] if params.precision == "auto" else params.precision
+    on_cpu = find_hardware(plan["hardware"]).kind == "cpu"
+    explicit = params.attention == "explicit" or (
+        params.attention == "auto" and on_cpu and precision == "bf16" and shape.tokens_per_row <= LONGEST_EXPLICIT_ROW
+    )
+    costs = costs_of(shape, precision, explicit, plan["micro_batch_rows"])
+    parameters, tensor_bytes = built_parameters(config)
+    for name, measured in (("parameters", parameters), ("checkpoint_bytes", tensor_bytes)):
+        ctx.predict(name, costs[name], costs[name], costs[name])
+        ctx.measure(name, measured)
+        if measured != costs[name]:
+            raise RuntimeError(f"architecture: {name} predicted {costs[name]}, the built model has {measured}")
+    config.to_json(ctx.out / "config.json")
+    text = json.dumps(costs, indent=2, sort_keys=True) + "\n"
+    (ctx.out / "report.json").write_text(text, encoding="utf-8")
+    ctx.note(
+        f"{shape.n_layers} layers x {shape.d_model}, {parameters:,} parameters, "
+        f"{costs['train_flops_per_token']:.4g} FLOP/token ({FLOPS_CONVENTION})"
+    )
+    ctx.report(**{name: value for name, value in costs.items() if name != "flops_convention"})
