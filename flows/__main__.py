@@ -1,0 +1,127 @@
+"""`python -m flows <command>`: plan, status, run, lineage, up, promote, serve, gc."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from tasks._errors import StageError
+from tasks.stages import Stage
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Dispatch to the command; a StageError becomes one clear message and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m flows", description="Plan, run, watch and trace the pipeline.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    commands.add_parser("plan", help="what would run, cascading, and why")
+    commands.add_parser("status", help="every stage: fresh or stale, key, size, seconds predicted and measured")
+    run = commands.add_parser("run", help="run what is stale; finished stages end as Cached")
+    run.add_argument(
+        "--force", nargs="+", default=[], metavar="STAGE", choices=[str(s) for s in Stage], help="run although fresh"
+    )
+    lineage = commands.add_parser("lineage", help="from a model back to runs, keys and source documents")
+    lineage.add_argument("model", help="registered version (3), alias (champion) or a path below artifacts/")
+    up = commands.add_parser(
+        "up", help="Prefect and MLflow servers on loopback, and the deployment that the UI can retry"
+    )
+    up.add_argument("--prefect-port", type=int, default=4200)
+    up.add_argument("--mlflow-port", type=int, default=5000)
+    promote = commands.add_parser("promote", help="make a registered version the champion")
+    promote.add_argument("version", help="registered version (3) or alias (candidate)")
+    serve = commands.add_parser("serve", help="serve a registered model or an exported folder over HTTP")
+    serve.add_argument("--model", default="champion", help="alias, version or folder (default: champion)")
+    serve.add_argument("--port", type=int, default=None)
+    serve.add_argument("--backend", choices=["engine", "vllm"], default="engine")
+    gc = commands.add_parser(
+        "gc", help="remove scratch and cached outputs nothing refers to; shows first, --yes removes"
+    )
+    gc.add_argument("--yes", action="store_true")
+
+    options = parser.parse_args(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except StageError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _plan(_: argparse.Namespace) -> int:
+    from flows import _plan as plan
+
+    plan.show_plan()
+    return 0
+
+
+def _status(_: argparse.Namespace) -> int:
+    from flows import _plan as plan
+
+    plan.show_status()
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from flows import _plan as plan
+    from flows._servers import some_server
+
+    some_server()
+    from flows.pipeline import run
+
+    state = run(options.force)
+    print()
+    plan.show_status()
+    plan.show_conversation()
+    print(f"\n{state.type.value.lower()}: {state.message}")
+    if not state.is_completed():
+        return 1
+    plan.show_next_steps()
+    return 0
+
+
+def _lineage(options: argparse.Namespace) -> int:
+    from flows._lineage import show_lineage
+
+    show_lineage(options.model)
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    from flows._servers import up
+
+    return up(options.prefect_port, options.mlflow_port)
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from flows.promote import promote
+
+    promote(options.version)
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from flows.serve import serve_model
+
+    return serve_model(options.model, options.port, options.backend)
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from flows._gc import collect
+
+    collect(remove_them=options.yes)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "plan": _plan,
+    "status": _status,
+    "run": _run,
+    "lineage": _lineage,
+    "up": _up,
+    "promote": _promote,
+    "serve": _serve,
+    "gc": _gc,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
