@@ -293,7 +293,11 @@ def main() -> int:
 
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage; the log's end event ends this process
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        follow(Path(sys.argv[2]), int(sys.argv[3]))
+        try:
+            follow(Path(sys.argv[2]), int(sys.argv[3]))
+        except Exception as problem:  # whatever MLflow or the disk refuses: the stage goes on, the log keeps the events
+            print(f"tracking: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}", file=sys.stderr)
+            return 1
     elif action == "unsent":
         print(f"{send_unsent()} event log(s) sent to {tracking_uri()}")
     elif action == "init":
