@@ -173,7 +173,7 @@ class StageContext:
     def check_stop(self) -> None:
         """Raise Interrupted when a stop was requested; call it between units of work that are safe to lose."""
         if self.stop_requested():
-            raise Interrupted(f"{self.stage}: stopped on request; run it again to continue")
+            raise Interrupted("stopped on request")
 
     @property
     def cores(self) -> int:

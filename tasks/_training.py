@@ -123,7 +123,7 @@ def train_stage(
                 # It ended with a finished state, which the next line only loads.
             model, result = run_job(job, report, ctx.stop_requested)
     except TrainingInterrupted as interruption:
-        raise Interrupted(f"{ctx.stage}: {interruption}; run it again to continue") from None
+        raise Interrupted(str(interruption)) from None
     except ValueError as error:
         raise StageError(f"stage {ctx.stage}: {error}") from error
     meta = {

@@ -115,7 +115,7 @@ def _train(ctx: StageContext, params: Params, init: Path) -> tuple[list[dict[str
                 stop_requested=ctx.stop_requested,
             )
     except TrainingInterrupted as interruption:
-        raise Interrupted(f"rl: {interruption}; run it again to continue") from None
+        raise Interrupted(str(interruption)) from None
     except ValueError as error:
         raise StageError(f"stage rl: {error}") from error
     new_meta = {"stage": "rl", "step": result.steps, "tokens": result.tokens, "tokenizer_sha256": tokenizer.sha256}

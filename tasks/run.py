@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             publish(context, keys, time.monotonic() - started)
             finish("FINISHED")
     except Interrupted as stopped:
-        print(f"{stage}: {stopped}; next: run it again, it continues where it stopped", file=sys.stderr)
+        print(f"\n{stage}: {stopped}; next: run it again, it continues where it stopped", file=sys.stderr)
         return EXIT_STOPPED
     except StageError as problem:
         return fail(stage, str(problem))
