@@ -193,7 +193,8 @@ def test_sigterm_saves_and_says_how_to_go_on(toy: ToyRepository) -> None:
     assert process.returncode == 143, output
     assert "run it again" in output
     process = toy.start("-m", "tasks.run", "pretrain")  # the log now begins with the end of the interrupted run
-    time.sleep(4)
+    logs = list((toy.root / "work" / "pretrain").glob("*/events.jsonl"))
+    assert wait_until(lambda: any('"event": "resumed"' in log.read_text() for log in logs), 60)
     process.terminate()
     process.communicate(timeout=30)
     with sqlite3.connect(toy.root / "mlflow.db") as db:

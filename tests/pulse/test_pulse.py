@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -139,15 +140,18 @@ def test_sigkilled_pretraining_ends_with_the_weights_of_an_uninterrupted_run(clo
 
 
 def test_served_model_answers_an_openai_client(clone: Clone) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.chat.server", "--model", "artifacts/export", "--port", "18473"],
+        [sys.executable, "-m", "tasks.chat.server", "--model", "artifacts/export", "--port", str(port)],
         cwd=clone.root,
         env=clone.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        url = "http://127.0.0.1:18473"
+        url = f"http://127.0.0.1:{port}"
         deadline = time.monotonic() + 40
         while time.monotonic() < deadline:
             try:
