@@ -55,9 +55,9 @@ class Hardware:
 _CLASSES = (
     # cpu-2core: 1024^3 products on a two-core virtual machine with AVX512-BF16 and AMX, torch 2.13: bf16 1.42e12 and
     # fp32 0.30-0.34e12 FLOP/s with two threads; copying 200 MB moves 24 GB/s (12 read + 12 written).
-    # MFU: a d4 model (T 512, V 4,096) on two quiet cores trains at 13.4 k tokens/s, optimizer included, in steps of
-    # 8,192 tokens; 0.345 is FITTED to that. Muon is not in the MFU, it is added per step. Other load costs far more than its share, since every
-    # product waits for the slower thread.
+    # MFU: FITTED to a d4 model (T 512, V 4,096) that trains at 13.4 k tokens/s on two quiet cores, optimizer included,
+    # in steps of 8,192 tokens. Muon is not in the MFU, it is added per step. Other load costs far more than its share,
+    # since every product waits for the slower thread.
     Hardware("cpu-2core", "cpu", 1.42e12, 3.2e11, None, 8 * GIB, 2.4e10, 30, 0.0, 0.345, 0.20, "measured, see comment"),
     # cpu-2core-avx2: a laptop without bf16 units. ASSUMPTION, not measured: half the AVX-512 fp32 rate.
     Hardware("cpu-2core-avx2", "cpu", None, 1.3e11, None, 8 * GIB, 2.0e10, 25, 0.0, 0.45, 0.35, "assumed"),
