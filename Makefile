@@ -9,7 +9,7 @@ export PYTHONUNBUFFERED := 1
 P ?= laptop
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-vllm run repro plan status test pulse check format chat serve serve-vllm up profile lock clean
+.PHONY: help install install-vllm run repro plan status ledger calibrate report math test pulse check format chat serve serve-vllm up profile lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,18 @@ plan: install  ## what would run, and why
 
 status: install  ## every stage: state, seconds predicted and measured, size, key
 	@$(BIN)/python -m flows status
+
+ledger: install  ## what was forecast beside what was measured, over all runs
+	@$(BIN)/python -m flows ledger
+
+calibrate: install  ## learn this machine's constants from the ledger (every finished pipeline does it, too)
+	@$(BIN)/python -m flows calibrate
+
+report: install  ## reports/run.html: plan, forecasts, measurements, verdict, plots
+	@$(BIN)/python -m flows report
+
+math: install  ## render pipeline_math/00..10 from the formulas and the recorded runs
+	@$(BIN)/python -m pipeline_math.documents
 
 test: install  ## the whole test suite
 	@$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""`python -m flows <command>`: plan, status, run, lineage, up, promote, serve, gc."""
+"""`python -m flows <command>`: plan, status, run, ledger, calibrate, report, lineage, up, promote, serve, gc."""
 
 import argparse
 import sys
@@ -19,6 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument(
         "--force", nargs="+", default=[], metavar="STAGE", choices=[str(s) for s in Stage], help="run although fresh"
     )
+    ledger = commands.add_parser("ledger", help="what was forecast beside what was measured, over all runs")
+    ledger.add_argument("--record", action="store_true", help="let pipeline_math/*.md quote the newest runs")
+    commands.add_parser("calibrate", help="learn this machine's constants from the ledger")
+    commands.add_parser("report", help="reports/run.html: plan, forecasts, measurements, verdict, plots")
     lineage = commands.add_parser("lineage", help="from a model back to runs, keys and source documents")
     lineage.add_argument("model", help="registered version (3), alias (champion) or a path below artifacts/")
     up = commands.add_parser(
@@ -79,6 +83,31 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ledger(options: argparse.Namespace) -> int:
+    from flows import _ledger as ledger
+
+    if options.record:
+        ledger.record_runs()
+    else:
+        ledger.show_ledger()
+    return 0
+
+
+def _calibrate(_: argparse.Namespace) -> int:
+    from flows._ledger import show_calibration
+
+    show_calibration()
+    return 0
+
+
+def _report(_: argparse.Namespace) -> int:
+    from flows import ROOT
+    from flows._report import write_report
+
+    print(write_report(ROOT).relative_to(ROOT))
+    return 0
+
+
 def _lineage(options: argparse.Namespace) -> int:
     from flows._lineage import show_lineage
 
@@ -116,6 +145,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "plan": _plan,
     "status": _status,
     "run": _run,
+    "ledger": _ledger,
+    "calibrate": _calibrate,
+    "report": _report,
     "lineage": _lineage,
     "up": _up,
     "promote": _promote,

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from flows import ROOT
-from tasks import _keys
+from tasks import _forecast, _keys, _machine
 from tasks._files import size_bytes
 from tasks.stages import NUMBER, Stage
 
@@ -87,9 +87,7 @@ def _metrics(stage: str) -> dict[str, Any]:
 
 
 def _predictions() -> dict[str, float]:
-    path = ROOT / "artifacts" / "budget" / "plan.json"
-    predictions = json.loads(path.read_text()).get("predictions", {}) if path.exists() else {}
-    return {stage: quantities["seconds"]["value"] for stage, quantities in predictions.items()}
+    return {stage: own["seconds"].value for stage, own in _forecast.current(_machine.fingerprint(), ROOT).items()}
 
 
 def _seconds(value: float | None) -> str:

@@ -43,7 +43,7 @@ def pipeline(force: list[str] | None = None) -> State[Any]:
     # Is it good enough, and better than the one in service?
     checkpoints = (Stage.PRETRAIN, Stage.MIDTRAIN, Stage.SFT, Stage.RL)
     stage(Stage.EVALUATION, *text, *checkpoints, retries=1)
-    stage(Stage.GATE, Stage.EVALUATION)
+    stage(Stage.GATE, Stage.BUDGET, Stage.EVALUATION)
 
     # Out into the world
     stage(Stage.EXPORT, Stage.CORPUS, Stage.TOKENIZER, *checkpoints, Stage.EVALUATION, Stage.GATE)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
 """Default chunk by device: on a CPU one chunk of logits should stay in the cache."""
+SIZE_STEP = 128
+"""Numbers of supervised tokens are rounded up to a multiple of this."""
 
 
 def softcap_cross_entropy(
@@ -33,12 +35,25 @@ def softcap_cross_entropy(
         )
     chunk_tokens = chunk_tokens or CHUNK_TOKENS.get(hidden_ND.device.type, 2048)
     if hidden_ND.device.type == "cpu":  # elsewhere counting the supervised tokens would wait for the device
-        supervised = weights_N.nonzero().squeeze(1)
-        if supervised.numel() < weights_N.numel():
-            hidden_ND, targets_N, weights_N = hidden_ND[supervised], targets_N[supervised], weights_N[supervised]
+        kept = _supervised(weights_N)
+        if kept.numel() < weights_N.numel():
+            hidden_ND, targets_N, weights_N = hidden_ND[kept], targets_N[kept], weights_N[kept]
     return _SoftcapCrossEntropy.apply(
         hidden_ND, head_weight_VD, targets_N, weights_N, softcap, compute_dtype, chunk_tokens
     )
+
+
+def _supervised(weights_N: Tensor) -> Tensor:
+    """Numbers of the tokens with a weight, filled up with some without to a multiple of `SIZE_STEP`.
+
+    For every new size the CPU's matrix library compiles and keeps kernels: memory would grow with each step.
+    """
+    supervised = weights_N.nonzero().squeeze(1)
+    wanted = -(-supervised.numel() // SIZE_STEP) * SIZE_STEP
+    if wanted >= weights_N.numel():
+        return torch.arange(weights_N.numel(), device=weights_N.device)
+    others = (weights_N == 0).nonzero().squeeze(1)[: wanted - supervised.numel()]
+    return torch.cat((supervised, others))
 
 
 class _SoftcapCrossEntropy(torch.autograd.Function):
@@ -80,6 +95,7 @@ class _SoftcapCrossEntropy(torch.autograd.Function):
             dlogits_CV = p_CV.addcmul_(p_CV * tanh_CV, tanh_CV, value=-1).to(compute_dtype)
             dhidden_ND[part] = dlogits_CV @ head
             dhead_VD += dlogits_CV.T @ hidden_CD
+            del tanh_CV, p_CV, dlogits_CV  # else they would stay while the next chunk's are made
         if wants_gradient:
             ctx.save_for_backward(dhidden_ND, dhead_VD)
         return total

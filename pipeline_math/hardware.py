@@ -1,93 +1,162 @@
-"""Device classes: what one device can do, what it costs, and which share of its peak training reaches.
+"""Which device a plan is made for: a class of the table, or this machine as a probe measured it ("auto").
 
-Peaks are dense and per device. For the GPUs they are the vendor's numbers with fp32 accumulation, for the CPU
-classes they are measured matrix products, because no vendor states one. The model-FLOPs utilisation (MFU) is a
-property of the device class, not a constant: `mfu` is the geometric mean of published or measured runs,
-`mfu_log_sd` the standard deviation of its logarithm. Prices are defaults for a plan, not offers.
+The table and its conventions are in `hardware_table.py`. A probe is a flat mapping of plain numbers and words, made by
+`model/machine_probe.py`; `hardware_from_probe` turns it into the same `Hardware` a class is.
 """
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 
-GIB = 1024**3
+from pipeline_math.hardware_table import CLASSES, Hardware
 
-
-@dataclass(frozen=True)
-class Hardware:
-    """One device of a class; a plan uses `devices` of them."""
-
-    name: str
-    kind: str
-    """"cpu" or "gpu"."""
-    peak_flops_bf16: float | None
-    """FLOP/s of a large bf16 matrix product; None where bf16 is not faster than fp32."""
-    peak_flops_fp32: float
-    """FLOP/s of a large fp32 matrix product (TF32 where a GPU has it)."""
-    peak_flops_fp8: float | None
-    """FLOP/s of a large fp8 matrix product, None without such units."""
-    memory_bytes: float
-    """Memory a training process can use: device memory, or main memory of a CPU."""
-    bandwidth_bytes_per_second: float
-    """Main memory or HBM bandwidth."""
-    watts: float
-    """Board or package power under load."""
-    usd_per_hour: float
-    """Default price of one device for one hour; a plan may override it."""
-    mfu: float
-    mfu_log_sd: float
-    source: str
-    """Where the numbers come from and how well they are supported."""
-
-    def precision(self) -> str:
-        """The compute type training uses on this class: bf16 where there are units for it, else fp32."""
-        return "bf16" if self.peak_flops_bf16 else "fp32"
-
-    def peak_flops(self, precision: str | None = None) -> float:
-        """FLOP/s at a precision ("bf16", "fp32", "fp8"; None = the one training uses); ValueError if unsupported."""
-        precision = precision or self.precision()
-        peaks = {"bf16": self.peak_flops_bf16, "fp32": self.peak_flops_fp32, "fp8": self.peak_flops_fp8}
-        peak = peaks.get(precision)
-        if peak is None:
-            allowed = ", ".join(name for name, value in peaks.items() if value)
-            raise ValueError(f"hardware {self.name} has no {precision} units; allowed: {allowed}")
-        return peak
-
-
-_CLASSES = (
-    # cpu-2core: 1024^3 products on a two-core virtual machine with AVX512-BF16 and AMX, torch 2.13: bf16 1.42e12 and
-    # fp32 0.30-0.34e12 FLOP/s with two threads; copying 200 MB moves 24 GB/s (12 read + 12 written).
-    # MFU: FITTED to a d4 model (T 512, V 4,096) that trains at 13.4 k tokens/s on two quiet cores, optimizer included,
-    # in steps of 8,192 tokens. Muon is not in the MFU, it is added per step. Other load costs far more than its share,
-    # since every product waits for the slower thread.
-    Hardware("cpu-2core", "cpu", 1.42e12, 3.2e11, None, 8 * GIB, 2.4e10, 30, 0.0, 0.345, 0.20, "measured, see comment"),
-    # cpu-2core-avx2: a laptop without bf16 units. ASSUMPTION, not measured: half the AVX-512 fp32 rate.
-    Hardware("cpu-2core-avx2", "cpu", None, 1.3e11, None, 8 * GIB, 2.0e10, 25, 0.0, 0.45, 0.35, "assumed"),
-    # cpu-8core: an eight-core AVX512-BF16 desktop. ASSUMPTION: four times two cores, at 80 % scaling.
-    Hardware("cpu-8core", "cpu", 3.2e12, 8.0e11, None, 24 * GIB, 6.0e10, 105, 0.0, 0.28, 0.35, "assumed"),
-    Hardware("rtx3090", "gpu", 7.1e13, 3.55e13, None, 24 * GIB, 9.36e11, 350, 0.25, 0.50, 0.20, "assumed MFU"),
-    # Consumer Ada: 57-85 % published, since the peak with fp32 accumulation is halved by the vendor:
-    # 57 tylerromero.com, 69 ForgeLM (yandesbiens.com), 80 karpathy/nanochat issue #157, 85 lzwjava.github.io.
-    Hardware("rtx4090", "gpu", 1.652e14, 8.26e13, 3.3e14, 24 * GIB, 1.008e12, 450, 0.45, 0.65, 0.15, "public runs"),
-    # ASSUMPTION: the consumer-Ada prior carries over; one public d24 run (3.8 days) supports the order of magnitude.
-    Hardware("rtx5090", "gpu", 2.095e14, 1.048e14, 4.19e14, 32 * GIB, 1.792e12, 575, 0.70, 0.60, 0.20, "assumed MFU"),
-    # 45-74 % published: 45-57 MPT (llm-foundry), 52 TinyLlama, 60 llm.c, 74 karpathy/nanochat pull request #147.
-    Hardware("a100", "gpu", 3.12e14, 1.56e14, None, 80 * GIB, 2.039e12, 400, 1.60, 0.57, 0.17, "public runs"),
-    # Eight published runs, 39.8-51.9 %: geometric mean 46.0 %, sd of the logarithm 0.102: 39.8 karpathy/autoresearch,
-    # 41.3 and 49.6 llm.c, 41.9, 46, 49.3 and 50.0 karpathy/nanochat, 51.9 lzwjava.github.io (GPT-2 1.5B on an H200).
-    Hardware("h100", "gpu", 9.89e14, 4.945e14, 1.979e15, 80 * GIB, 3.35e12, 700, 3.0, 0.46, 0.102, "public runs"),
-    Hardware("h200", "gpu", 9.89e14, 4.945e14, 1.979e15, 139 * GIB, 4.8e12, 700, 3.5, 0.46, 0.12, "as h100"),
-    # ASSUMPTION: a little below Hopper, because no public run of this kind of model was found.
-    Hardware("b200", "gpu", 2.25e15, 1.125e15, 4.5e15, 180 * GIB, 8.0e12, 1000, 5.5, 0.40, 0.25, "assumed MFU"),
-)
-
-HARDWARE: dict[str, Hardware] = {hardware.name: hardware for hardware in _CLASSES}
+HARDWARE: dict[str, Hardware] = {hardware.name: hardware for hardware in CLASSES}
 """Device classes by the name a plan uses for them."""
+
+AUTO = "auto"
+"""Name of the device that a probe describes."""
 
 MATMUL_CEILING_SHARE = 0.803
 """Best measured share of the bf16 peak of a plain matrix product on H100/H200 (stas00/ml-engineering): no MFU above."""
 
+USABLE_MAIN_MEMORY_SHARE = 0.75
+"""Part of a CPU's main memory for one training process. ASSUMPTION: the rest is for the system and other stages."""
+
+UNKNOWN_GPU_MFU = 0.57
+"""MFU in units of the *measured* product rate: h100's 0.46 of the vendor's peak over MATMUL_CEILING_SHARE."""
+UNKNOWN_GPU_MFU_LOG_SD = 0.30
+NOISY_LOG_SD = 0.20
+"""ASSUMPTION: what other load during the probe adds to the uncertainty of its rates."""
+
+_DEVICE_NAMES = (
+    (r"(?:GeForce )?RTX (3090|4090|5090)", r"rtx\1"),
+    (r"A100[- ](?:SXM\d?|PCIE?)-40GB", "a100-40gb"),
+    (r"A100[- ](?:SXM\d?|PCIE?)-80GB|A100 80GB PCIe", "a100"),
+    (r"H100(?: SXM\d?)? 80GB(?: HBM\d\w?)?", "h100"),
+    (r"H100 PCIe", "h100-pcie"),
+    (r"H200", "h200"),
+    (r"B200", "b200"),
+)
+_PROBE = "the probe of this machine"
+_NEXT = "next: delete ledger/hardware.json and run the budget stage again, or name a class in budget.hardware"
+_RANGES = {  # anything outside is a damaged file, not a machine
+    "fp32_flops_per_second": (1e8, 1e17),
+    "tf32_flops_per_second": (1e8, 1e17),
+    "bf16_flops_per_second": (1e8, 1e18),
+    "fp16_flops_per_second": (1e8, 1e18),
+    "fp8_flops_per_second": (1e8, 1e18),
+    "copy_bytes_per_second": (1e7, 1e14),
+    "disk_write_bytes_per_second": (1e3, 1e12),
+    "disk_read_bytes_per_second": (1e3, 1e12),
+    "memory_bytes": (2**27, 2**50),
+}
+_REQUIRED = ("fp32_flops_per_second", "copy_bytes_per_second", "memory_bytes")
+
 
 def find_hardware(name: str) -> Hardware:
     """The device class of that name; ValueError that lists the known ones."""
+    if name == AUTO:
+        raise ValueError("hardware 'auto' is no class: it is made from a probe; next: `python -m tasks._machine`")
     if name not in HARDWARE:
         raise ValueError(f"hardware {name!r} is unknown; allowed: {', '.join(HARDWARE)}")
     return HARDWARE[name]
+
+
+def class_of_device(device_name: str) -> Hardware | None:
+    """The class of a GPU by the name its driver gives it; None for variants the table does not hold.
+
+    "NVIDIA H100 80GB HBM3" is h100. Laptop, D, Ti and NVL variants and slices of a GPU (MIG) are no class: their peaks
+    differ.
+    """
+    words = " ".join(device_name.split()).removeprefix("NVIDIA ")
+    for pattern, name in _DEVICE_NAMES:
+        match = re.fullmatch(pattern, words, re.IGNORECASE)
+        if match:
+            return HARDWARE[match.expand(name)]
+    return None
+
+
+def nearest_class(hardware: Hardware) -> Hardware:
+    """The class of the same kind whose peak, at the precision training uses, is closest in ratio.
+
+    A class without units for that precision is considered only if no other is left.
+    """
+    precision = hardware.precision()
+    same_kind = [device for device in CLASSES if device.kind == hardware.kind]
+    candidates = [device for device in same_kind if device.precision() == precision] or same_kind
+    return min(candidates, key=lambda device: abs(math.log(device.peak_flops() / hardware.peak_flops())))
+
+
+def hardware_from_probe(values: Mapping[str, float | str]) -> Hardware:
+    """The probed machine as `Hardware` named "auto"; ValueError for values that no machine has.
+
+    A GPU the table knows is its class with the memory found: the MFU prior is a share of the vendor's peak, so the peak
+    stays the vendor's, and the measured product rate only bounds the share from above. Every other device has the
+    measured peaks and bandwidth; price, power and, on a CPU, the MFU prior are those of the nearest class.
+    Needs kind, memory_bytes, fp32_flops_per_second and copy_bytes_per_second; other precisions, disk, device_name and
+    noisy where they are known. Left out: devices of one machine that differ from each other.
+    """
+    kind = values.get("kind")
+    if kind not in ("cpu", "gpu"):
+        raise ValueError(f"{_PROBE}: kind={kind!r}: allowed are cpu and gpu; {_NEXT}")
+    rates = {name: _number(values, name) for name in _RANGES if name in values or name in _REQUIRED}
+    found = _as_measured(str(kind), rates)
+    known = class_of_device(str(values.get("device_name", ""))) if kind == "gpu" else None
+    nearest = known or nearest_class(found)
+    if known is not None:
+        share = found.peak_flops("bf16") / known.peak_flops() if found.peak_flops_bf16 else 1.0
+        found = replace(
+            known,
+            name=AUTO,
+            memory_bytes=found.memory_bytes,
+            disk_write_bytes_per_second=found.disk_write_bytes_per_second,
+            disk_read_bytes_per_second=found.disk_read_bytes_per_second,
+            mfu=min(known.mfu, share),
+            source=f"class {known.name}" + f"; a plain product reached {share:.0%} of its peak" * (share != 1.0),
+        )
+    else:
+        found = replace(
+            found,
+            watts=nearest.watts,
+            usd_per_hour=nearest.usd_per_hour,
+            mfu=nearest.mfu if kind == "cpu" else UNKNOWN_GPU_MFU,
+            mfu_log_sd=nearest.mfu_log_sd if kind == "cpu" else UNKNOWN_GPU_MFU_LOG_SD,
+            source=f"peaks and bandwidth measured; power, price{' and MFU' * (kind == 'cpu')} of {nearest.name}",
+        )
+    if values.get("noisy"):
+        wider = math.hypot(found.mfu_log_sd, NOISY_LOG_SD)
+        found = replace(found, mfu_log_sd=wider, source=found.source + "; probed while other work ran")
+    return found
+
+
+def _as_measured(kind: str, rates: Mapping[str, float]) -> Hardware:
+    """The probe's own numbers; power, price and MFU are still to be filled in."""
+    bf16 = rates.get("bf16_flops_per_second")
+    fp32 = rates["fp32_flops_per_second"]
+    return Hardware(
+        name=AUTO,
+        kind=kind,
+        peak_flops_fp32=fp32,
+        peak_flops_tf32=rates.get("tf32_flops_per_second"),
+        peak_flops_bf16=bf16 if bf16 and bf16 > fp32 else None,
+        peak_flops_fp16=rates.get("fp16_flops_per_second"),
+        peak_flops_fp8=rates.get("fp8_flops_per_second"),
+        memory_bytes=rates["memory_bytes"] * (USABLE_MAIN_MEMORY_SHARE if kind == "cpu" else 1.0),
+        bandwidth_bytes_per_second=rates["copy_bytes_per_second"],
+        disk_write_bytes_per_second=rates.get("disk_write_bytes_per_second"),
+        disk_read_bytes_per_second=rates.get("disk_read_bytes_per_second"),
+        watts=0.0,
+        usd_per_hour=0.0,
+        mfu=1.0,
+        mfu_log_sd=0.0,
+        source="",
+    )
+
+
+def _number(values: Mapping[str, float | str], name: str) -> float:
+    low, high = _RANGES[name]
+    value = values.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{_PROBE}: {name}={value!r}: allowed are numbers from {low:g} to {high:g}; {_NEXT}")
+    return float(value)

@@ -8,21 +8,20 @@ solver against public runs.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline_math.checks import whole
+from pipeline_math.memory_constants import COMPILED_ACTIVATION_BYTES, EAGER_ACTIVATION_BYTES, FULL_LOGIT_BYTES
 from pipeline_math.model_flops_vram import (
-    CHUNK_LOGIT_BYTES,
-    COMPILED_ACTIVATION_BYTES,
-    EAGER_ACTIVATION_BYTES,
-    FULL_LOGIT_BYTES,
     ModelShape,
+    causal_window,
     scaling_parameters,
+    shape_block_parameters,
     shape_of_depth,
     shape_train_flops_per_token,
-    static_memory_bytes,
     total_parameters,
+    windowed_flops_per_token,
 )
-
-LOSS_CHUNK_TOKENS = 8192
-"""Upper bound of the tokens whose logits exist at once in our chunked loss."""
+from pipeline_math.static_memory import StaticBytes, default_static
+from pipeline_math.training_memory import CHUNK_LOGIT_BYTES, LOSS_CHUNK_TOKENS
 
 
 @dataclass(frozen=True)
@@ -35,55 +34,63 @@ class Layout:
     total_parameters: Callable[[ModelShape], int]
     scaling_parameters: Callable[[ModelShape], int]
     train_flops_per_token: Callable[[ModelShape], float]
-    static_memory_bytes: Callable[[ModelShape, int], float]
-    """(shape, optimizer shards) -> bytes of weights, gradients and optimizer state."""
+    static_bytes: Callable[[ModelShape, int], StaticBytes]
+    """(shape, optimizer shards) -> weights, gradients and optimizer state."""
+    compiled: bool
+    """True: torch.compile and whole logits, two constants. False: no compiler, loss in chunks, memory counted."""
     activation_bytes: float
-    """Saved bytes per token, layer and channel."""
+    """Saved bytes per token, layer and channel, for a solver that wants one number."""
     logit_bytes: float
     """Bytes per logit kept for all tokens of a micro-batch."""
     fixed_bytes: Callable[[ModelShape], float]
-    """Bytes of a step that do not grow with the micro-batch, beside the static part."""
+    """Upper bound of the bytes of a step that grow neither with the micro-batch nor with the weights."""
+
+    def static_memory_bytes(self, shape: ModelShape, optimizer_shards: int = 1) -> float:
+        """`static_bytes`, summed."""
+        return self.static_bytes(shape, optimizer_shards).total_bytes
 
 
 def _one_loss_chunk(shape: ModelShape) -> float:
-    return LOSS_CHUNK_TOKENS * shape.vocab_size * CHUNK_LOGIT_BYTES
+    return max(LOSS_CHUNK_TOKENS.values()) * shape.vocab_size * CHUNK_LOGIT_BYTES
 
 
 DEFAULT = Layout(
-    "default",
-    shape_of_depth,
-    total_parameters,
-    scaling_parameters,
-    shape_train_flops_per_token,
-    static_memory_bytes,
-    EAGER_ACTIVATION_BYTES,
-    0.0,
-    _one_loss_chunk,
+    name="default",
+    shape=shape_of_depth,
+    total_parameters=total_parameters,
+    scaling_parameters=scaling_parameters,
+    train_flops_per_token=shape_train_flops_per_token,
+    static_bytes=default_static,
+    compiled=False,
+    activation_bytes=EAGER_ACTIVATION_BYTES,
+    logit_bytes=0.0,
+    fixed_bytes=_one_loss_chunk,
 )
 
 
 def short_window_tokens(tokens_per_row: int) -> int:
     """S of the layout "SSSL": a quarter of the row, rounded up to a multiple of 128 tokens (karpathy/nanochat)."""
+    whole(1, tokens_per_row=tokens_per_row)
     return -(-(tokens_per_row // 4) // 128) * 128
 
 
 def sssl_windows(n_layers: int, tokens_per_row: int) -> list[int]:
     """Window of each layer in tokens: three short, one full, repeated; the last layer is always full."""
+    whole(1, n_layers=n_layers)
     short = short_window_tokens(tokens_per_row)
     windows = [tokens_per_row if layer % 4 == 3 else short for layer in range(n_layers)]
     windows[-1] = tokens_per_row
     return windows
 
 
-def windowed_flops_per_token(shape: ModelShape, windows: list[int]) -> float:
-    """F = 6 N + 12 H q sum_l min(w_l, T), FLOP/token (PaLM appendix B, arXiv 2204.02311)."""
-    attended = sum(min(window, shape.tokens_per_row) for window in windows)
-    return 6.0 * scaling_parameters(shape) + 12.0 * shape.d_model * attended
+def useful_keys(windows: list[int], tokens_per_row: int) -> list[float]:
+    """Mean keys a query of each layer really sees: its window less the future."""
+    return [causal_window(window, tokens_per_row) for window in windows]
 
 
 def value_embedding_parameters(shape: ModelShape) -> int:
     """Value-embedding tables on every other layer including the last: ceil(L/2) V Hkv q."""
-    return -(-shape.n_layers // 2) * shape.vocab_size * shape.n_kv_heads * shape.head_dim
+    return -(-shape.n_layers // 2) * shape.vocab_size * shape.kv_width
 
 
 def _research_gates(shape: ModelShape) -> int:
@@ -98,31 +105,41 @@ def research_total_parameters(shape: ModelShape) -> int:
 
 def mixed_model_bytes(shape: ModelShape, value_embeddings: int = 0) -> float:
     """Weights of karpathy/nanochat: fp32 matrices (4 B), bf16 tables (2 B)."""
+    whole(0, value_embeddings=value_embeddings)
     embedding = shape.vocab_size * shape.d_model
     return 4.0 * scaling_parameters(shape) + 2.0 * (embedding + value_embeddings)
 
 
 def mixed_optimizer_bytes(shape: ModelShape, value_embeddings: int = 0) -> float:
     """Its optimizer: Muon 4 B per block weight, AdamW 8 B for the head and 4 B for bf16 tables."""
+    whole(0, value_embeddings=value_embeddings)
     table = shape.vocab_size * shape.d_model
-    blocks = scaling_parameters(shape) - table
-    return 4.0 * blocks + 8.0 * table + 4.0 * (table + value_embeddings)
+    return 4.0 * shape_block_parameters(shape) + 8.0 * table + 4.0 * (table + value_embeddings)
+
+
+def mixed_static(shape: ModelShape, optimizer_shards: int = 1, value_embeddings: int = 0) -> StaticBytes:
+    """Weights, gradients of the same types and optimizer of karpathy/nanochat, in bytes."""
+    whole(1, optimizer_shards=optimizer_shards)
+    weights = mixed_model_bytes(shape, value_embeddings)
+    return StaticBytes(weights, weights, mixed_optimizer_bytes(shape, value_embeddings) / optimizer_shards)
 
 
 def mixed_static_bytes(shape: ModelShape, optimizer_shards: int = 1, value_embeddings: int = 0) -> float:
-    """Weights, gradients of the same types and optimizer of karpathy/nanochat, in bytes."""
-    weights = mixed_model_bytes(shape, value_embeddings)
-    return 2 * weights + mixed_optimizer_bytes(shape, value_embeddings) / optimizer_shards
+    """`mixed_static`, summed."""
+    return mixed_static(shape, optimizer_shards, value_embeddings).total_bytes
 
 
 RESEARCH = Layout(
-    "value embeddings + SSSL",
-    shape_of_depth,
-    research_total_parameters,
-    scaling_parameters,
-    lambda shape: windowed_flops_per_token(shape, sssl_windows(shape.n_layers, shape.tokens_per_row)),
-    lambda shape, shards: mixed_static_bytes(shape, shards, value_embedding_parameters(shape)),
-    COMPILED_ACTIVATION_BYTES,
-    FULL_LOGIT_BYTES,
-    lambda shape: 0.0,
+    name="value embeddings + SSSL",
+    shape=shape_of_depth,
+    total_parameters=research_total_parameters,
+    scaling_parameters=scaling_parameters,
+    train_flops_per_token=lambda shape: windowed_flops_per_token(
+        shape, sssl_windows(shape.n_layers, shape.tokens_per_row)
+    ),
+    static_bytes=lambda shape, shards: mixed_static(shape, shards, value_embedding_parameters(shape)),
+    compiled=True,
+    activation_bytes=COMPILED_ACTIVATION_BYTES,
+    logit_bytes=FULL_LOGIT_BYTES,
+    fixed_bytes=lambda shape: 0.0,
 )

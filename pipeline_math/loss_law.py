@@ -28,17 +28,6 @@ def isoflop_bits_per_byte(train_flops: float) -> float:
     return BPB_AT_1E18 * (train_flops / 1.0e18) ** -BPB_EXPONENT
 
 
-def off_ratio_penalty(scaling_parameters: float, tokens: float) -> float:
-    """Factor >= 1 on the loss of a model with far too few or too many tokens, at equal compute.
-
-    Shape only: `chinchilla_loss` at (N, D) over the same at the best ratio with the same N D; its constants belong to
-    other text. 1 near the best ratio, where the two laws disagree about the optimum.
-    """
-    best_parameters = math.sqrt(scaling_parameters * tokens / BEST_RATIO)
-    best = chinchilla_loss(best_parameters, BEST_RATIO * best_parameters)
-    return max(1.0, chinchilla_loss(scaling_parameters, tokens) / best)
-
-
 def expected_bits_per_byte(train_flops: float, penalty: float = 1.0) -> Interval:
     """`isoflop_bits_per_byte` times an off-ratio penalty, with a 90 % interval that widens outside the fitted range."""
     low, high = FITTED_FLOPS

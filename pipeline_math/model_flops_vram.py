@@ -1,35 +1,37 @@
-"""Step 4, model configuration: parameters, FLOPs per token, file bytes and training memory. All exact but memory.
+"""Step 4, model configuration: parameters, FLOPs per token and file bytes. All exact, no estimate is in this file.
 
 Symbols: L layers, d width, H query heads, Hkv key/value heads, q = d/H head dimension, V padded vocabulary,
-T tokens per row, B rows per micro-batch. The default layout is NanoChatForCausalLM of transformers.
+T tokens per row, N weights that multiply the token stream. The default layout is NanoChatForCausalLM of transformers.
+Memory, which is an estimate, is in `training_memory`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-COMPILED_ACTIVATION_BYTES = 25.2
-"""K: saved bytes per token, layer and channel, torch.compile; +-20-30 %.
+from pipeline_math.checks import checked, not_negative, positive, whole
 
-Solved with G from two public runs: nanochat d12 (34 GB, 32 rows) and karpathy/autoresearch d8 (44 GiB, 128 rows).
-"""
-EAGER_ACTIVATION_BYTES = 36.0
-"""The same without a compiler, counted tensor by tensor for our block, not measured."""
-FULL_LOGIT_BYTES = 9.2
-"""G: bytes per logit when all B T V of them are kept; from the same two runs as K."""
-CHUNK_LOGIT_BYTES = 12.0
-"""Bytes per logit of one chunk of a chunked linear + cross-entropy (Liger, arXiv 2410.10989)."""
-RESERVED_OVER_ALLOCATED = 1.15
-"""Allocator fragmentation and workspaces: reserved over allocated bytes; modded-nanogpt logs have 1.04 to 1.52."""
-USABLE_MEMORY_SHARE = 0.92
-"""Share of a device's memory a plan fills; the rest is a margin."""
-DEVICE_CONTEXT_BYTES = 1.0e9
-"""Memory a CUDA context takes before the first tensor: 0.3-2 GiB."""
-HOST_PROCESS_BYTES = 4.0e8
-"""ASSUMPTION, not measured: the same on a CPU, for interpreter, libraries and a reader of the rows."""
+FLOPS_CONVENTION = "6 N + 12 L d T; N = blocks + head; attention in full, not halved for causality"
+"""Said beside every FLOPs and MFU figure, because the same run reads 10 % apart under other conventions."""
+FLOPS_CONVENTIONS = {
+    "full": FLOPS_CONVENTION,
+    "causal": "6 N + 12 L d (T + 1) / 2: only the half of the attention a causal model needs",
+    "kaplan": "6 N with N = blocks only: no head, no attention (arXiv 2001.08361, section 2.1, recalled)",
+    "chinchilla": "arXiv 2203.15556, appendix F (recalled): embedding and head products, softmax; backward = 2 forward",
+    "chinchilla without embedding": "the same without the 2 V d of the embedding, which is a look-up",
+}
+"""Names and formulas of `flops_by_convention`."""
+QUERY_BLOCK = 256
+"""Queries our explicit attention handles at once (model.attention.QUERY_BLOCK)."""
+RECOMPUTED = ("none", "selective", "full")
+"""What the backward pass computes again: nothing, the attention products, all layers (arXiv 2205.05198)."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers that decide every cost of the default layout (no biases, no norm weights, head not tied)."""
+    """The numbers that decide every cost of the default layout (no biases, no norm weights, head not tied).
+
+    ValueError for a number that is not whole and positive, and for heads that do not divide.
+    """
 
     n_layers: int
     d_model: int
@@ -39,14 +41,27 @@ class ModelShape:
     vocab_size: int
     tokens_per_row: int
 
+    def __post_init__(self) -> None:
+        whole(1, **vars(self))
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model={self.d_model}: allowed are multiples of n_heads={self.n_heads}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads={self.n_kv_heads}: allowed are divisors of n_heads={self.n_heads}")
+
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.d_model // self.n_heads
 
+    @property
+    def kv_width(self) -> int:
+        """Channels of all keys, and of all values: Hkv q."""
+        return self.n_kv_heads * self.head_dim
+
 
 def width_of_depth(depth: int, head_dim: int = 128) -> int:
     """Width d in channels: 64 per layer, rounded up to whole heads (karpathy/nanochat)."""
+    whole(1, depth=depth, head_dim=head_dim)
     return -(-64 * depth // head_dim) * head_dim
 
 
@@ -57,10 +72,17 @@ def shape_of_depth(depth: int, vocab_size: int, tokens_per_row: int) -> ModelSha
     return ModelShape(depth, width, heads, heads, 4 * width, vocab_size, tokens_per_row)
 
 
+@checked
 def block_parameters(n_layers: int, d_model: int, n_heads: int, n_kv_heads: int, mlp_width: int) -> int:
     """Weights of the attention and MLP matrices of all layers: L (2 d^2 + 2 d Hkv q + 2 d mlp)."""
+    positive(n_heads=n_heads)
     kv_width = n_kv_heads * (d_model // n_heads)
     return n_layers * (2 * d_model**2 + 2 * d_model * kv_width + 2 * d_model * mlp_width)
+
+
+def shape_block_parameters(shape: ModelShape) -> int:
+    """`block_parameters` of a shape: the weights Muon updates."""
+    return block_parameters(shape.n_layers, shape.d_model, shape.n_heads, shape.n_kv_heads, shape.mlp_width)
 
 
 def scaling_parameters(shape: ModelShape) -> int:
@@ -68,18 +90,15 @@ def scaling_parameters(shape: ModelShape) -> int:
 
     Kaplan counts blocks only, Chinchilla all parameters; a ratio means nothing without its convention.
     """
-    return _blocks(shape) + shape.vocab_size * shape.d_model
+    return shape_block_parameters(shape) + shape.vocab_size * shape.d_model
 
 
 def total_parameters(shape: ModelShape) -> int:
     """All parameters: blocks, head and embedding table, two tables because they are not tied."""
-    return _blocks(shape) + 2 * shape.vocab_size * shape.d_model
+    return shape_block_parameters(shape) + 2 * shape.vocab_size * shape.d_model
 
 
-def _blocks(shape: ModelShape) -> int:
-    return block_parameters(shape.n_layers, shape.d_model, shape.n_heads, shape.n_kv_heads, shape.mlp_width)
-
-
+@checked
 def train_flops_per_token(
     n_layers: int,
     d_model: int,
@@ -114,92 +133,74 @@ def forward_flops_per_token(
 
 def shape_train_flops_per_token(shape: ModelShape) -> float:
     """`train_flops_per_token` of a shape."""
-    return train_flops_per_token(
-        shape.n_layers,
-        shape.d_model,
-        shape.n_heads,
-        shape.n_kv_heads,
-        shape.mlp_width,
-        shape.vocab_size,
-        shape.tokens_per_row,
-    )
+    return windowed_flops_per_token(shape, [shape.tokens_per_row] * shape.n_layers)
 
 
+def windowed_flops_per_token(shape: ModelShape, attended_keys: Sequence[float]) -> float:
+    """F = 6 N + 12 d sum_l w_l, FLOP/token, where a query of layer l meets w_l keys (at most T).
+
+    Full attention: w_l = T. Causal half: `causal_window`. Blocks that skip the future: `blocked_keys`.
+    """
+    if len(attended_keys) != shape.n_layers:
+        raise ValueError(f"attended_keys: {len(attended_keys)} given; allowed is one per layer, {shape.n_layers}")
+    not_negative(**{f"attended_keys[{layer}]": keys for layer, keys in enumerate(attended_keys)})
+    attended = sum(min(keys, shape.tokens_per_row) for keys in attended_keys)
+    return 6.0 * scaling_parameters(shape) + 12.0 * shape.d_model * attended
+
+
+def flops_by_convention(shape: ModelShape) -> dict[str, float]:
+    """Training FLOPs per token of one shape as each of `FLOPS_CONVENTIONS` counts them, FLOP/token."""
+    tokens, d = shape.tokens_per_row, shape.d_model
+    embedding = 2.0 * shape.vocab_size * d
+    attention = 4.0 * tokens * d + 3.0 * shape.n_heads * tokens  # scores and values, softmax
+    forward = 2.0 * shape_block_parameters(shape) + shape.n_layers * attention + embedding  # the last is the head
+    return {
+        "full": shape_train_flops_per_token(shape),
+        "causal": windowed_flops_per_token(shape, [causal_window(tokens, tokens)] * shape.n_layers),
+        "kaplan": 6.0 * shape_block_parameters(shape),
+        "chinchilla": 3.0 * (forward + embedding),
+        "chinchilla without embedding": 3.0 * forward,
+    }
+
+
+def recomputed_flops_per_token(shape: ModelShape, recompute: str) -> float:
+    """Forward FLOPs per token that are computed twice: 0, 4 L d T, or 2 blocks + 4 L d T. Counted in HFU only.
+
+    "full" is sometimes quoted as 2 N, with the head, which no one computes again, and without attention.
+    """
+    if recompute not in RECOMPUTED:
+        raise ValueError(f"recompute={recompute!r}: allowed are {', '.join(RECOMPUTED)}")
+    attention = 4.0 * shape.n_layers * shape.d_model * shape.tokens_per_row
+    again = {"none": 0.0, "selective": attention, "full": attention + 2.0 * shape_block_parameters(shape)}
+    return again[recompute]
+
+
+@checked
 def causal_window(window_tokens: int, tokens_per_row: int) -> float:
     """Mean number of keys a query really sees, w - w^2/2T + w/2T: the "useful" attention width."""
+    positive(tokens_per_row=tokens_per_row)
     window = min(window_tokens, tokens_per_row)
     return window - window**2 / (2 * tokens_per_row) + window / (2 * tokens_per_row)
 
 
+def blocked_keys(tokens_per_row: int, query_block: int = QUERY_BLOCK) -> float:
+    """Mean keys per query when queries go in blocks that skip the keys wholly in their future, as ours do on a CPU.
+
+    sum over blocks of (queries * last key) / T; equals T for a row of one block, (T + block) / 2 for whole blocks.
+    """
+    whole(1, tokens_per_row=tokens_per_row, query_block=query_block)
+    ends = [min(start + query_block, tokens_per_row) for start in range(0, tokens_per_row, query_block)]
+    starts = [0, *ends[:-1]]
+    return sum((end - start) * end for start, end in zip(starts, ends, strict=True)) / tokens_per_row
+
+
 def checkpoint_bytes(shape: ModelShape, bytes_per_parameter: int = 4) -> int:
     """Bytes of all tensors in a checkpoint's model.safetensors (fp32 by default), without the file's header."""
+    whole(1, bytes_per_parameter=bytes_per_parameter)
     return total_parameters(shape) * bytes_per_parameter
-
-
-def static_memory_bytes(shape: ModelShape, optimizer_shards: int = 1) -> float:
-    """Weights, gradients and optimizer state of our training loop, in bytes.
-
-    fp32 master weights and gradients everywhere (4 + 4), one fp32 momentum for block matrices (Muon, 4), two fp32
-    moments for embedding and head (AdamW, 8). `optimizer_shards` divides the optimizer state (ZeRO-1/2).
-    Left out: Muon's factored second moments (a row and a column per matrix) and temporary low-precision copies.
-    """
-    tables = 2 * shape.vocab_size * shape.d_model
-    return 8.0 * total_parameters(shape) + (4.0 * _blocks(shape) + 8.0 * tables) / optimizer_shards
-
-
-def training_memory_bytes(
-    n_layers: int,
-    d_model: int,
-    vocab_size: int,
-    tokens_per_row: int,
-    rows: int,
-    static_bytes: float,
-    activation_bytes: float = COMPILED_ACTIVATION_BYTES,
-    logit_bytes: float = FULL_LOGIT_BYTES,
-) -> float:
-    """Allocated bytes of one training step, L B T d K + B T V G + static: constants K and G.
-
-    Agrees with five public reports of what fits nanochat and what runs out of memory. Left out: allocator overhead
-    (`RESERVED_OVER_ALLOCATED`), the CUDA context, and explicit T x T attention scores.
-    """
-    tokens = rows * tokens_per_row
-    return n_layers * tokens * d_model * activation_bytes + tokens * vocab_size * logit_bytes + static_bytes
-
-
-def explicit_attention_bytes(
-    n_layers: int, n_heads: int, tokens_per_row: int, rows: int, bytes_per_element: int, query_block: int = 256
-) -> float:
-    """Bytes of the attention weights kept for the backward pass where the score matrix is formed.
-
-    Per layer and head, T queries in blocks that skip wholly future keys: T (T + block) / 2 weights. 0 with a fused
-    kernel. Source: our own attention; derived, not measured.
-    """
-    block = min(query_block, tokens_per_row)
-    return n_layers * rows * n_heads * tokens_per_row * (tokens_per_row + block) / 2.0 * bytes_per_element
-
-
-def largest_micro_batch_rows(
-    memory_bytes: float,
-    n_layers: int,
-    d_model: int,
-    vocab_size: int,
-    tokens_per_row: int,
-    static_bytes: float,
-    activation_bytes: float = COMPILED_ACTIVATION_BYTES,
-    logit_bytes: float = FULL_LOGIT_BYTES,
-    context_bytes: float = DEVICE_CONTEXT_BYTES,
-) -> int:
-    """Most rows of a micro-batch that fit: floor((0.92 memory - context - static) / (1.15 bytes per row)).
-
-    `training_memory_bytes` solved for the rows. 0 when not even one row fits. Not rounded to a power of two.
-    """
-    per_row = training_memory_bytes(
-        n_layers, d_model, vocab_size, tokens_per_row, 1, 0.0, activation_bytes, logit_bytes
-    )
-    room = memory_bytes * USABLE_MEMORY_SHARE - context_bytes - static_bytes
-    return max(0, int(room // (RESERVED_OVER_ALLOCATED * per_row)))
 
 
 def power_of_two_floor(count: int) -> int:
     """The largest power of two <= count; 0 for 0."""
+    whole(0, count=count)
     return 1 << (count.bit_length() - 1) if count > 0 else 0

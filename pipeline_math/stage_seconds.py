@@ -1,15 +1,46 @@
-"""Seconds of every stage, with 90 % intervals: device work from FLOPs, the rest from `machine_constants`.
+"""Forecasts of every stage, with 90 % intervals: seconds, and of training also step, memory and loss.
 
-Stage names appear here as text because this package may import nothing; a test compares them with the pipeline's.
-Left out: retries, a cold package cache, other work on the machine.
+A plan and its workload give the amounts each stage should meet, `stage_terms` what they are made of, a calibration what
+that costs on this machine. Left out: retries, a cold package cache, other work on the machine.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pipeline_math.interval import Interval, add_independent, lognormal_interval
-from pipeline_math.machine_constants import MachineConstants, constants_of
-from pipeline_math.target_budget import Solution, step_overhead_seconds
+from pipeline_math.constants import noise_of, prior_of
+from pipeline_math.forecast import Calibration, forecast, total
+from pipeline_math.hardware import Hardware
+from pipeline_math.interval import Interval
+from pipeline_math.model_flops_vram import ModelShape
+from pipeline_math.stage_terms import (
+    STAGE_ORDER,
+    TRAINING_STAGES,
+    peak_memory_terms,
+    seconds_terms,
+    shape_amounts,
+    step_seconds_terms,
+    terms_of,
+)
+from pipeline_math.step_time import added
+
+if TYPE_CHECKING:
+    from pipeline_math.target_budget import Solution
+
+CHECKPOINT_SECONDS = 60.0
+"""Default seconds between saved training states (runtime.yaml)."""
+NOT_LEARNT = 265.0
+"""Tokens that need no merge: 256 bytes and nine special ones."""
+FORECAST_QUANTITIES = (
+    "seconds",
+    "step_seconds",
+    "peak_memory_bytes",
+    "bits_per_byte",
+    "ttft_seconds",
+    "seconds_per_output_token",
+)
+"""Forecast by terms, for the stages that have them."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +51,12 @@ class Workload:
     """Raw text read by the corpus stage."""
     kept_share: float = 0.8
     """Share of it that survives cleaning, filters and duplicates."""
+    documentation_sources: int = 1
+    """Sources that import packages to read their documentation."""
     tokenizer_bytes: float = 1.0e7
     """Text the tokenizer is trained on."""
+    bytes_per_token: float = 3.3
+    """Compression of the tokenizer on this text."""
     evaluations: int = 4
     """Times bits per byte are measured during pretraining."""
     evaluation_tokens: int = 65536
@@ -30,127 +65,171 @@ class Workload:
     sft_tokens: int = 524288
     chat_batch_tokens: int = 8192
     """Tokens per optimizer step of midtraining and fine-tuning."""
+    chat_micro_batch_rows: int | None = None
+    """Rows of one of their micro-batches; None takes pretraining's."""
+    sft_supervised_share: float = 0.45
+    """Share of fine-tuning's tokens that have a target."""
     rl_steps: int = 4
     """Policy updates; 0 passes the checkpoint through."""
     rl_samples_per_step: int = 64
     rl_new_tokens: int = 48
     """Most tokens generated per sample."""
+    rl_row_tokens: float = 80.0
+    """Mean length of prompt and reply."""
     checkpoints: int = 4
     """Checkpoints the evaluation stage scores."""
     benchmark_tokens: int = 100000
     """Prompt tokens of all benchmarks together, per checkpoint."""
     benchmark_decode_steps: int = 500
-    """Batched decode steps of all generative benchmarks together, per checkpoint."""
+    """Batched decode steps of all generative benchmarks together, per checkpoint that speaks."""
+    benchmark_rows: float = 32.0
+    """Mean sequences decoded together."""
+    inference_prompt_tokens: int = 128
+    """Length of the prompts it is measured with."""
+    inference_decode_steps: int = 800
+    """Decode steps of the engine's measurement."""
+    inference_rows: float = 7.0
+    """Mean sequences decoded together there."""
+    chat_decode_steps: int = 200
+    """Tokens of the conversation held with the served model."""
 
 
-@dataclass(frozen=True)
-class _Rates:
-    train: float
-    """Tokens/s of training on all devices."""
-    train_log_sd: float
-    constants: MachineConstants
+def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, float]]:
+    """Stage -> amounts a plan expects it to meet; the keys are those the stages report."""
+    kept_bytes, hardware = work.corpus_bytes * work.kept_share, found.goal.hardware
+    shape = shape_amounts(found.shape)
+    shape["devices"] = found.goal.devices
+    if found.goal.mfu is not None:
+        shape["mfu"] = found.goal.mfu
+    chat_rows = min(work.chat_micro_batch_rows or found.micro_batch_rows, _rows(found, work.chat_batch_tokens))
 
-    @property
-    def forward(self) -> float:
-        """Tokens/s of a forward pass: a third of the FLOPs of training."""
-        return 3.0 * self.train
+    def training(tokens: float, batch: float, rows: float, **more: float) -> dict[str, float]:
+        amounts = {**shape, "batch_tokens": batch, "micro_batch_rows": rows, "steps": math.ceil(tokens / batch), **more}
+        step = total(step_seconds_terms(amounts, hardware), prior_of(hardware))
+        return {"state_saves": 1.0 + amounts["steps"] * step // CHECKPOINT_SECONDS, **amounts}
+
+    speaking = max(0, work.checkpoints - 1)  # the base model is not asked to speak
+    forward = work.checkpoints * (work.benchmark_tokens + work.evaluation_tokens)
+    return {
+        "budget": {},
+        "corpus": {"raw_bytes": work.corpus_bytes, "documentation_sources": work.documentation_sources},
+        "tokenizer": {
+            "train_bytes": min(work.tokenizer_bytes, kept_bytes),
+            "merges": max(0.0, found.shape.vocab_size - NOT_LEARNT),
+        },
+        "shards": {"kept_bytes": kept_bytes, "tokens": kept_bytes / work.bytes_per_token},
+        "architecture": shape,
+        "pretrain": training(
+            found.train_tokens,
+            found.batch_tokens,
+            found.micro_batch_rows,
+            supervised_share=1.0,
+            evaluation_tokens=work.evaluations * work.evaluation_tokens,
+            trained_bytes=found.train_tokens * work.bytes_per_token,
+        ),
+        "midtrain": training(
+            work.midtrain_tokens,
+            work.chat_batch_tokens,
+            chat_rows,
+            supervised_share=1.0,
+            conversation_tokens=work.midtrain_tokens,
+            evaluation_tokens=work.evaluation_tokens,
+        ),
+        "sft": training(
+            work.sft_tokens,
+            work.chat_batch_tokens,
+            chat_rows,
+            supervised_share=work.sft_supervised_share,
+            conversation_tokens=work.sft_tokens,
+            evaluation_tokens=work.evaluation_tokens,
+        ),
+        "rl": {
+            **shape,
+            "steps": work.rl_steps,
+            "batch_tokens": work.rl_samples_per_step * work.rl_row_tokens,
+            "micro_batch_rows": 32,
+            "decode_steps": work.rl_steps * work.rl_new_tokens,
+            "rows_per_decode_step": work.rl_samples_per_step,
+        },
+        "evaluation": {
+            **shape,
+            "checkpoints": work.checkpoints,
+            "forward_tokens": forward,
+            "decode_steps": speaking * work.benchmark_decode_steps,
+            "rows_per_decode_step": work.benchmark_rows,
+        },
+        "gate": {},
+        "export": {"parameters": found.total_parameters},
+        "inference": {
+            **shape,
+            "prompt_tokens": work.inference_prompt_tokens,
+            "decode_steps": work.inference_decode_steps,
+            "rows_per_decode_step": work.inference_rows,
+        },
+        "chat": {**shape, "decode_steps": work.chat_decode_steps, "rows_per_decode_step": 1},
+    }
 
 
-def stage_seconds(found: Solution, work: Workload) -> dict[str, Interval]:
-    """Predicted seconds of all fourteen stages, each from process start to committed outputs."""
+def forecasts(
+    amounts: Mapping[str, Mapping[str, float]], hardware: Hardware, calibration: Calibration | None = None
+) -> dict[str, dict[str, Interval]]:
+    """Stage -> quantity -> forecast, from amounts; `calibration` None takes the prior of the device class."""
+    known = calibration or prior_of(hardware)
+    found: dict[str, dict[str, Interval]] = {}
+    for stage in STAGE_ORDER:
+        own: dict[str, Interval] = {}
+        for quantity in FORECAST_QUANTITIES:
+            terms = terms_of(stage, quantity, amounts[stage], hardware)
+            if terms:
+                name = f"{stage}.{quantity}"
+                own[quantity] = forecast(name, terms, known, noise_of(quantity))
+        if stage in TRAINING_STAGES:
+            own["tokens_per_second"] = _rate(amounts[stage]["batch_tokens"], own["step_seconds"])
+        found[stage] = own
+    return found
+
+
+def stage_seconds(found: "Solution", work: Workload, calibration: Calibration | None = None) -> dict[str, Interval]:
+    """Predicted seconds of all fourteen stages, each from process start to published outputs."""
     hardware = found.goal.hardware
-    machine = constants_of(hardware.kind)
-    # A given MFU was measured by whoever gave it: ten per cent remain for evaluation, checkpoints and compilation.
-    log_sd = hardware.mfu_log_sd if found.goal.mfu is None else 0.06
-    rates = _Rates(found.tokens_per_second, log_sd, machine)
-    fixed = {
-        "budget": 0.0,
-        "architecture": machine.torch_seconds,
-        "gate": 0.0,
-        "export": machine.torch_seconds + machine.export_fixed_seconds,
-        "inference": machine.torch_seconds + machine.inference_fixed_seconds,
-        "chat": machine.torch_seconds + machine.chat_fixed_seconds,
-    }
-    seconds = {
-        stage: lognormal_interval(machine.process_seconds + extra, machine.fixed_log_sd)
-        for stage, extra in fixed.items()
-    }
-    seconds |= _data_seconds(found, work, machine)
-    seconds |= _training_seconds(found, work, rates)
-    seconds["evaluation"] = _evaluation_seconds(work, rates)
-    return {stage: seconds[stage] for stage in STAGE_ORDER}
+    amounts = planned_amounts(found, work)
+    return {stage: own["seconds"] for stage, own in forecasts(amounts, hardware, calibration).items()}
 
 
-STAGE_ORDER = (
-    "budget",
-    "corpus",
-    "tokenizer",
-    "shards",
-    "architecture",
-    "pretrain",
-    "midtrain",
-    "sft",
-    "rl",
-    "evaluation",
-    "gate",
-    "export",
-    "inference",
-    "chat",
-)
-"""Order of execution, also that of a printed plan."""
+def all_seconds(
+    amounts: Mapping[str, Mapping[str, float]], hardware: Hardware, calibration: Calibration | None = None
+) -> Interval:
+    """Seconds of all stages together. One sum of terms: a machine slower than thought is slower in every stage."""
+    known = calibration or prior_of(hardware)
+    parts = {stage: own["seconds"].value for stage, own in forecasts(amounts, hardware, known).items()}
+    terms = added(*(seconds_terms(stage, amounts[stage], hardware) for stage in STAGE_ORDER))
+    spread = forecast("all.seconds", terms, known, noise_of("seconds"))
+    return spread.scaled(sum(parts.values()) / spread.value)
 
 
-def _data_seconds(found: Solution, work: Workload, machine: MachineConstants) -> dict[str, Interval]:
-    kept_bytes = work.corpus_bytes * work.kept_share
-    busy = {
-        "corpus": machine.corpus_fixed_seconds + work.corpus_bytes / machine.corpus_bytes_per_second,
-        "tokenizer": min(work.tokenizer_bytes, kept_bytes) / machine.tokenizer_train_bytes_per_second,
-        "shards": kept_bytes / machine.encode_bytes_per_second,
-    }
-    return {
-        stage: lognormal_interval(machine.process_seconds + seconds, machine.data_log_sd)
-        for stage, seconds in busy.items()
-    }
+def memory_forecast(
+    shape: ModelShape,
+    micro_batch_rows: int,
+    hardware: Hardware,
+    optimizer_shards: int = 1,
+    calibration: Calibration | None = None,
+    **options: float,
+) -> tuple[Interval, dict[str, float]]:
+    """(peak bytes of a training process, its parts in bytes at the most likely constants).
+
+    Options: `activation_bytes` and `explicit_attention` of `peak_memory_terms`.
+    """
+    known = calibration or prior_of(hardware)
+    amounts = {**shape_amounts(shape), "micro_batch_rows": micro_batch_rows, "optimizer_shards": optimizer_shards}
+    amounts |= options
+    terms = peak_memory_terms(amounts, hardware)
+    whole = forecast("pretrain.peak_memory_bytes", terms, known, noise_of("peak_memory_bytes"))
+    return whole, {name: amount * known.value(name) for name, amount in terms.items()}
 
 
-def _training_seconds(found: Solution, work: Workload, rates: _Rates) -> dict[str, Interval]:
-    machine = rates.constants
-    overhead = step_overhead_seconds(found.goal.hardware, found.shape)
-
-    def loop(tokens: float, batch_tokens: int, fixed_seconds: float, forward_tokens: float = 0.0) -> Interval:
-        steps = math.ceil(tokens / batch_tokens)
-        device = tokens / rates.train + steps * overhead + forward_tokens / rates.forward
-        start = machine.process_seconds + machine.torch_seconds + machine.training_fixed_seconds + fixed_seconds
-        return add_independent(
-            [lognormal_interval(device, rates.train_log_sd), lognormal_interval(start, machine.fixed_log_sd)]
-        )
-
-    conversations = machine.conversation_tokens_per_second
-    samples = work.rl_steps * work.rl_samples_per_step
-    decode = work.rl_steps * work.rl_new_tokens * machine.decode_step_seconds
-    sample_tokens = 2 * work.rl_new_tokens
-    rl_update = loop(
-        samples * sample_tokens, work.rl_samples_per_step * sample_tokens, 0.0
-    )  # prompt and answer are about equally long
-    pass_through = lognormal_interval(machine.process_seconds + machine.torch_seconds, machine.fixed_log_sd)
-    rollouts = lognormal_interval(decode, machine.fixed_log_sd)
-    return {
-        "pretrain": loop(found.train_tokens, found.batch_tokens, 0.0, work.evaluations * work.evaluation_tokens),
-        "midtrain": loop(work.midtrain_tokens, work.chat_batch_tokens, work.midtrain_tokens / conversations),
-        "sft": loop(work.sft_tokens, work.chat_batch_tokens, work.sft_tokens / conversations),
-        "rl": add_independent([rl_update, rollouts]) if work.rl_steps else pass_through,
-    }
+def _rate(tokens: float, seconds: Interval) -> Interval:
+    return Interval(tokens / seconds.value, tokens / seconds.high, tokens / seconds.low)
 
 
-def _evaluation_seconds(work: Workload, rates: _Rates) -> Interval:
-    machine = rates.constants
-    start = machine.process_seconds + machine.torch_seconds + machine.evaluation_fixed_seconds
-    forward = work.checkpoints * (work.benchmark_tokens + work.evaluation_tokens) / rates.forward
-    decode = work.checkpoints * work.benchmark_decode_steps * machine.decode_step_seconds
-    return add_independent(
-        [
-            lognormal_interval(start, machine.fixed_log_sd),
-            lognormal_interval(forward, rates.train_log_sd),
-            lognormal_interval(decode, machine.fixed_log_sd),
-        ]
-    )
+def _rows(found: "Solution", batch_tokens: float) -> int:
+    return max(1, int(batch_tokens // (found.shape.tokens_per_row * found.goal.devices)))

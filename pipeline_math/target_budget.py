@@ -1,245 +1,149 @@
 """Step 0, target budget: hours and hardware -> depth, tokens, batch, precision, expected loss, cost.
 
-The inverse problem: cost in, model out. Depth is a small integer, so every candidate is computed and the one whose
-ratio of tokens to scaling parameters (blocks + head) is nearest the target wins. The architecture comes in as a
-`Layout` of plain functions. Left out: an optimum over the ratio itself, gains from a smaller model at inference.
+The inverse problem: cost in, model out. Depth is a small integer, so every candidate is computed and the one with the
+least expected loss wins, which at equal compute is the one whose ratio of tokens to scaling parameters (blocks + head)
+is nearest the target. The hours are for all stages: what the others need is predicted for each candidate, and
+pretraining gets the rest. Left out: gains from a smaller model at inference, other than the limits on latency.
 """
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
-from pipeline_math.data_filtering import effective_tokens
-from pipeline_math.hardware import Hardware
-from pipeline_math.interval import Interval
+from pipeline_math.candidate import candidate, largest_rows
+from pipeline_math.constants import prior_of
+from pipeline_math.feasibility import Shortfall, hours_shortfall, shortfalls
+from pipeline_math.forecast import Calibration
+from pipeline_math.goal import Goal, Solution, memory_fits
 from pipeline_math.layouts import DEFAULT, Layout
-from pipeline_math.loss_law import BEST_RATIO, expected_bits_per_byte, off_ratio_penalty
-from pipeline_math.machine_constants import constants_of
-from pipeline_math.model_flops_vram import (
-    DEVICE_CONTEXT_BYTES,
-    HOST_PROCESS_BYTES,
-    RESERVED_OVER_ALLOCATED,
-    USABLE_MEMORY_SHARE,
-    ModelShape,
-    largest_micro_batch_rows,
-    power_of_two_floor,
-    training_memory_bytes,
-)
-from pipeline_math.pretrain_step import muon_step_flops, power_lines_batch_tokens, tokens_per_second
+from pipeline_math.stage_seconds import Workload, stage_seconds
 
 EVEN_DEPTHS = tuple(range(4, 39, 2))
 """Candidates of the solver; odd depths waste a rounded-up width."""
+MOST_TRIALS = 24
+"""Times the seconds of pretraining are adjusted to what the other stages leave; three or four are usual."""
+
+WorkOf = Callable[[Solution], Workload]
+"""What the other stages are asked to do, where that depends on the plan."""
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What is given. None means: choose."""
+class InfeasibleError(ValueError):
+    """No depth meets every limit. The message says which one fails, by how much, and the nearest plan that works."""
 
-    hours: float
-    """Wall clock of the whole pipeline."""
-    hardware: Hardware
-    devices: int = 1
-    optimizer_shards: int = 1
-    """Devices the optimizer state is divided among; 1 because every rank of our loop keeps all of it."""
-    tokens_per_row: int = 2048
-    vocab_size: int = 32768
-    ratio: float = BEST_RATIO
-    """Wanted training tokens per scaling parameter."""
-    depth: int | None = None
-    pretrain_share: float = 1.0
-    """Share of the hours that pretraining may use."""
-    mfu: float | None = None
-    """Share of peak that training reaches; None takes the prior of the hardware class."""
-    unique_tokens: float | None = None
-    """Distinct training tokens there are; None means enough."""
-    batch_tokens: int | None = None
-    micro_batch_rows: int | None = None
-    minimum_steps: int = 300
-    """Optimizer steps a run needs before a larger batch may be chosen: the batch rule does not hold downwards."""
+    def __init__(self, lacking: list[Shortfall], nearest: Solution | None, nearest_words: str) -> None:
+        self.lacking = lacking
+        """Limits that the most nearly possible depth exceeds."""
+        self.nearest = nearest
+        """The plan once each of them is relaxed just enough, None if that is impossible too."""
+        text = "; ".join(shortfall.words for shortfall in lacking)
+        super().__init__(f"{text}; nearest feasible plan: {nearest_words}")
 
 
-@dataclass(frozen=True)
-class Solution:
-    """What the solver found for pretraining; all numbers are those the run will use."""
-
-    goal: Goal
-    shape: ModelShape
-    total_parameters: int
-    scaling_parameters: int
-    train_flops_per_token: float
-    mfu: float
-    tokens_per_second: float
-    train_tokens: int
-    batch_tokens: int
-    micro_batch_rows: int
-    micro_batch_rows_limit: int
-    """Most rows that fit the device, before rounding and the throughput cap."""
-    steps: int
-    epochs: float | None
-    """Passes over the unique tokens, None if those are not known."""
-    ratio: float
-    memory_bytes: float
-    """Reserved bytes on one device, the CUDA context included."""
-    bits_per_byte: Interval
-
-    @property
-    def train_flops(self) -> float:
-        """C = F D."""
-        return self.train_flops_per_token * self.train_tokens
+def solve(
+    goal: Goal,
+    layout: Layout = DEFAULT,
+    depths: Iterable[int] = EVEN_DEPTHS,
+    work: Workload | WorkOf = Workload(),  # noqa: B008 - frozen
+    calibration: Calibration | None = None,
+) -> Solution:
+    """The plan for a goal. InfeasibleError (a ValueError) when no depth meets its limits."""
+    known = calibration or prior_of(goal.hardware)
+    solutions: list[Solution] = []
+    failures: list[list[Shortfall]] = []
+    for depth in [goal.depth] if goal.depth is not None else depths:
+        lacking = _lacking(goal, layout, depth, work, known)
+        if lacking:
+            failures.append(lacking)
+        else:
+            solutions.append(_longest(goal, layout, depth, work, known))
+    if solutions:
+        return min(solutions, key=lambda found: found.distance)
+    if not failures:
+        raise ValueError("depths is empty: allowed is at least one depth")
+    lacking = min(failures, key=lambda own: (len(own), max((s.excess, s.needed) for s in own)))
+    raise InfeasibleError(lacking, *_nearest(goal, layout, lacking, work, known))
 
 
-def solve(goal: Goal, layout: Layout = DEFAULT, depths: Iterable[int] = EVEN_DEPTHS) -> Solution:
-    """The plan for a goal; ValueError with the reason when nothing fits."""
-    _check(goal)
-    candidates = [goal.depth] if goal.depth is not None else list(depths)
-    solutions, reasons = [], []
-    for depth in candidates:
-        try:
-            solutions.append(_solve_depth(goal, layout, depth))
-        except ValueError as error:
-            reasons.append(str(error))
-    if not solutions:
-        raise ValueError("; ".join(reasons[:3]))
-    return min(solutions, key=lambda found: abs(math.log(_effective_ratio(found) / goal.ratio)))
+def seconds_of_all_stages(found: Solution, work: Workload | WorkOf, calibration: Calibration | None = None) -> float:
+    """Most likely seconds of the whole pipeline."""
+    stages = stage_seconds(found.as_default_layout, workload_of(work, found), calibration)
+    return sum(interval.value for interval in stages.values())
 
 
-def largest_rows(goal: Goal, layout: Layout, shape: ModelShape) -> int:
-    """Most rows per micro-batch that fit one device under a layout, not rounded."""
-    static = layout.static_memory_bytes(shape, goal.optimizer_shards) + layout.fixed_bytes(shape)
-    return largest_micro_batch_rows(
-        goal.hardware.memory_bytes,
-        shape.n_layers,
-        shape.d_model,
-        shape.vocab_size,
-        shape.tokens_per_row,
-        static,
-        layout.activation_bytes,
-        layout.logit_bytes,
-        context_bytes(goal.hardware),
+def workload_of(work: Workload | WorkOf, found: Solution) -> Workload:
+    """The workload of a plan."""
+    return work if isinstance(work, Workload) else work(found)
+
+
+def _lacking(goal: Goal, layout: Layout, depth: int, work: Workload | WorkOf, known: Calibration) -> list[Shortfall]:
+    """Limits that a depth exceeds even with the shortest pretraining there is."""
+    shortest = candidate(goal, layout, depth, 0.0, known)
+    if goal.depth is not None and goal.train_tokens is not None:
+        needed = 0.0 if goal.hours else shortest.steps * shortest.step_seconds  # nothing is free: a warning is enough
+    elif goal.pretrain_share is not None:
+        needed = 0.0 if goal.hours else shortest.step_seconds / goal.pretrain_share
+    else:
+        needed = seconds_of_all_stages(shortest, work, known)
+    lacking = shortfalls(goal, layout, depth, known)
+    return [*lacking, hours_shortfall(goal, shortest, needed / 3600.0)] if needed > goal.hours * 3600.0 else lacking
+
+
+def _longest(goal: Goal, layout: Layout, depth: int, work: Workload | WorkOf, known: Calibration) -> Solution:
+    """The longest pretraining of a depth that leaves the other stages their time, which grows with its tokens."""
+    budget = goal.hours * 3600.0
+    if goal.train_tokens is not None or goal.pretrain_share is not None:
+        return candidate(goal, layout, depth, budget * (goal.pretrain_share or 0.0), known)
+
+    def tried(pretrain_seconds: float) -> tuple[Solution, float]:
+        found = candidate(goal, layout, depth, pretrain_seconds, known)
+        return found, budget - seconds_of_all_stages(found, work, known)
+
+    best, spare = tried(0.0)
+    low, high = best.steps * best.step_seconds, budget
+    found, spare_high = tried(high)
+    while spare_high >= 0:  # a calibration may know stages to be faster than their steps add up to
+        best, low, spare, high = found, high, spare_high, 2.0 * high
+        found, spare_high = tried(high)
+    # Seconds of all stages grow almost linearly with those of pretraining: interpolate, and halve where that is slow.
+    for trial in range(MOST_TRIALS):
+        if spare < best.step_seconds or high - low < best.step_seconds:
+            break
+        guess = (low + high) / 2.0 if trial % 3 == 2 else low + (high - low) * spare / (spare - spare_high)
+        found, rest = tried(guess)
+        if rest >= 0:
+            best, low, spare = found, guess, rest
+        else:
+            high, spare_high = guess, rest
+    return best
+
+
+def _nearest(
+    goal: Goal, layout: Layout, lacking: list[Shortfall], work: Workload | WorkOf, known: Calibration
+) -> tuple[Solution | None, str]:
+    """(the plan with every lacking limit relaxed just enough, what that takes): None if that is not enough."""
+    depth, changes = lacking[0].depth, {shortfall.name: shortfall for shortfall in lacking}
+    for _ in range(2):  # twice: more memory allows other micro-batches, and those need other hours
+        for shortfall in lacking:
+            goal = shortfall.relaxed(goal)
+        lacking = _lacking(goal, layout, depth, work, known)
+        changes |= {shortfall.name: shortfall for shortfall in lacking}
+    if lacking:
+        return None, "none; no change of these limits alone is enough"
+    found = _longest(goal, layout, depth, work, known)
+    remedies = " and ".join(shortfall.remedy() for shortfall in changes.values())
+    return found, (
+        f"with {remedies}: depth {depth}, {found.train_tokens:,} tokens, "
+        f"{found.bits_per_byte.value:.3f} bits/byte expected"
     )
 
 
-def step_overhead_seconds(hardware: Hardware, shape: ModelShape) -> float:
-    """Seconds of one optimizer step that no token causes: bookkeeping and, where the MFU leaves it out, Muon."""
-    machine = constants_of(hardware.kind)
-    seconds = machine.step_overhead_seconds
-    if machine.newton_schulz_peak_share is not None:
-        flops = muon_step_flops(shape.n_layers, shape.d_model, shape.n_heads, shape.n_kv_heads, shape.mlp_width)
-        seconds += flops / (machine.newton_schulz_peak_share * hardware.peak_flops())
-    return seconds
-
-
-def context_bytes(hardware: Hardware) -> float:
-    """Memory a training process takes before the first tensor."""
-    return DEVICE_CONTEXT_BYTES if hardware.kind == "gpu" else HOST_PROCESS_BYTES
-
-
-def _solve_depth(goal: Goal, layout: Layout, depth: int) -> Solution:
-    shape = layout.shape(depth, goal.vocab_size, goal.tokens_per_row)
-    limit = largest_rows(goal, layout, shape)
-    if limit < 1:
-        raise ValueError(
-            f"depth {depth} does not fit {goal.hardware.name} "
-            f"({goal.hardware.memory_bytes / 1e9:.1f} GB) with rows of {goal.tokens_per_row} tokens"
-        )
-    flops = layout.train_flops_per_token(shape)
-    mfu = goal.mfu or goal.hardware.mfu
-    rate = tokens_per_second(mfu, flops, goal.devices, goal.hardware.peak_flops())
-    seconds = goal.hours * 3600 * goal.pretrain_share
-    overhead = step_overhead_seconds(goal.hardware, shape)
-    batch = _batch_tokens(goal, max(1.0, rate * seconds))
-    steps = max(1, round(seconds / (batch / rate + overhead)))
-    rows = _micro_batch_rows(goal, limit, batch)
-    tokens = steps * batch
-    scaling = layout.scaling_parameters(shape)
-    useful = effective_tokens(goal.unique_tokens, tokens) if goal.unique_tokens else float(tokens)
-    return Solution(
-        goal=goal,
-        shape=shape,
-        total_parameters=layout.total_parameters(shape),
-        scaling_parameters=scaling,
-        train_flops_per_token=flops,
-        mfu=mfu,
-        tokens_per_second=rate,
-        train_tokens=tokens,
-        batch_tokens=batch,
-        micro_batch_rows=rows,
-        micro_batch_rows_limit=limit,
-        steps=steps,
-        epochs=tokens / goal.unique_tokens if goal.unique_tokens else None,
-        ratio=tokens / scaling,
-        memory_bytes=_reserved_bytes(goal, layout, shape, rows),
-        bits_per_byte=expected_bits_per_byte(flops * useful, off_ratio_penalty(scaling, useful)),
-    )
-
-
-def _effective_ratio(found: Solution) -> float:
-    if not found.goal.unique_tokens:
-        return found.ratio
-    return effective_tokens(found.goal.unique_tokens, found.train_tokens) / found.scaling_parameters
-
-
-def _batch_tokens(goal: Goal, train_tokens: float) -> int:
-    """Tokens per step: the given number, or the batch rule kept small enough for `minimum_steps` steps."""
-    one_row_each = goal.tokens_per_row * goal.devices
-    if goal.batch_tokens is not None:
-        if goal.batch_tokens % one_row_each:
-            raise ValueError(
-                f"batch_tokens={goal.batch_tokens} is no multiple of tokens_per_row * devices = {one_row_each}; "
-                f"use {max(1, round(goal.batch_tokens / one_row_each)) * one_row_each}"
-            )
-        return goal.batch_tokens
-    wanted = min(power_lines_batch_tokens(train_tokens), train_tokens / goal.minimum_steps)
-    return max(1, power_of_two_floor(int(wanted // one_row_each))) * one_row_each
-
-
-def _micro_batch_rows(goal: Goal, limit: int, batch_tokens: int) -> int:
-    """Rows per device and pass: given, or the largest divisor of the batch that fits and still helps throughput."""
-    rows_per_device = batch_tokens // (goal.tokens_per_row * goal.devices)
-    if goal.micro_batch_rows is not None:
-        rows = goal.micro_batch_rows
-        if rows > limit or rows_per_device % rows:
-            raise ValueError(
-                f"micro_batch_rows={rows} must divide {rows_per_device} rows per device and step and be at most "
-                f"{limit}, which fit {goal.hardware.name}"
-            )
-        return rows
-    useful = max(1, constants_of(goal.hardware.kind).micro_batch_tokens // goal.tokens_per_row)
-    most = min(limit, useful, rows_per_device)
-    return next(rows for rows in range(most, 0, -1) if rows_per_device % rows == 0)
-
-
-def _reserved_bytes(goal: Goal, layout: Layout, shape: ModelShape, rows: int) -> float:
-    static = layout.static_memory_bytes(shape, goal.optimizer_shards) + layout.fixed_bytes(shape)
-    growing = training_memory_bytes(
-        shape.n_layers,
-        shape.d_model,
-        shape.vocab_size,
-        shape.tokens_per_row,
-        rows,
-        0.0,
-        layout.activation_bytes,
-        layout.logit_bytes,
-    )
-    return RESERVED_OVER_ALLOCATED * growing + static + context_bytes(goal.hardware)
-
-
-def memory_fits(found: Solution) -> bool:
-    """True if the predicted memory stays within the share of the device a plan may fill."""
-    return found.memory_bytes <= found.goal.hardware.memory_bytes * USABLE_MEMORY_SHARE
-
-
-def _check(goal: Goal) -> None:
-    positive = {
-        "hours": goal.hours,
-        "devices": goal.devices,
-        "tokens_per_row": goal.tokens_per_row,
-        "vocab_size": goal.vocab_size,
-        "ratio": goal.ratio,
-        "pretrain_share": goal.pretrain_share,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise ValueError(f"{name}={value}: allowed are positive numbers")
-    if goal.pretrain_share > 1:
-        raise ValueError(f"pretrain_share={goal.pretrain_share}: allowed are shares up to 1")
+__all__ = [
+    "EVEN_DEPTHS",
+    "Goal",
+    "InfeasibleError",
+    "Solution",
+    "WorkOf",
+    "largest_rows",
+    "memory_fits",
+    "seconds_of_all_stages",
+    "solve",
+    "workload_of",
+]

@@ -12,12 +12,16 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks._errors import Interrupted, StageError
 from tasks._params import StageParams
 from tasks._runtime import Runtime
 from tasks.stages import Stage
+
+if TYPE_CHECKING:
+    from pipeline_math.forecast import Calibration
+    from pipeline_math.hardware import Hardware
 
 
 class EventLog:
@@ -125,9 +129,16 @@ class StageContext:
     """True once SIGTERM or SIGINT arrived: save, then raise Interrupted."""
     champion: Callable[[], dict[str, Any] | None] = lambda: None
     """The registered champion as {"version", "scores", "key"}, or None."""
+    measured_seconds: Callable[[], dict[str, float]] = dict
+    """Stage -> seconds its last finished run took. About runs, not content: no dependency, like the champion."""
+    machine: Callable[[], dict[str, Any]] = dict
+    """What this machine was measured to do (tasks/_machine.py); empty where nothing may be probed."""
+    calibration: "Callable[[Hardware], Calibration | None]" = lambda _: None
+    """What finished runs on this machine taught about a device class, None before the first."""
     figures: dict[str, Any] = field(default_factory=dict)
     predicted: dict[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
+    amounts: dict[str, float] = field(default_factory=dict)
 
     def input(self, path: str) -> Path:
         """A declared input; StageError when dvc.yaml does not name it or it does not exist."""
@@ -152,6 +163,11 @@ class StageContext:
         """Record what was measured, under the same name as its prediction."""
         self.measured[name] = float(value)
         self.events.write("measured", name=name, value=float(value))
+
+    def count(self, **amounts: float) -> None:
+        """Record what the stage really processed (names: pipeline_math.stage_terms), to learn from its seconds."""
+        self.amounts.update({name: float(value) for name, value in amounts.items()})
+        self.events.write("amounts", values=self.amounts)
 
     def report(self, **figures: float | int | str) -> None:
         """Key figures of the stage: metrics/<stage>.json, MLflow and the Prefect artifact."""

@@ -49,6 +49,14 @@ def watch_ancestor(is_owner: Callable[[psutil.Process], bool]) -> None:
     threading.Thread(target=watch_quietly, daemon=True, name="watch-ancestor").start()
 
 
+def peak_memory_bytes() -> float:
+    """Most main memory this process has held at once."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
 def is_dvc(process: psutil.Process) -> bool:
     """True for a `dvc ...` command or `python -m dvc ...`."""
     try:

@@ -5,6 +5,7 @@ works, from a process of its own. The log is the truth: when MLflow is down the 
 stage sends them. Replaying is idempotent (the run is found again by the log's id, points carry their own time).
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -13,8 +14,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from pipeline_math.ledger import COLUMNS, row_of
+from tasks import _ledger
 from tasks._context import read_events
 from tasks._files import write_json
+from tasks.stages import Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT, REGISTERED_MODEL = "zero2chat", "chat"
@@ -22,6 +26,7 @@ CANDIDATE, CHAMPION = "candidate", "champion"
 _LOG_TAG, _INVOCATION_TAG = "zero2chat.event_log", "zero2chat.invocation"
 _POLL_SECONDS = 0.2
 _MAX_PARAM_CHARACTERS = 5000  # MLflow refuses longer values
+_TABLE = "ledger.json"
 _BATCH = 900  # MLflow takes at most 1000 metrics in one call
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -156,6 +161,24 @@ class Replay:
             batch = [Metric(name, v, int(t * 1000), step) for name, v, t, step in points[first : first + _BATCH]]
             self.client.log_batch(self.run_id, metrics=batch)
 
+    def _on_amounts(self, event: dict[str, Any]) -> None:
+        self._metrics([(f"amount.{name}", value, event["time"], 0) for name, value in event["values"].items()])
+
+    def _on_ledger(self, event: dict[str, Any]) -> None:
+        """How far off each forecast was, as metrics to compare runs by, and all rows as a table."""
+        points = []
+        for row in (row_of(row) for row in event["rows"]):
+            if row.log_error is not None:
+                points.append((f"error.{row.quantity}", row.log_error, event["time"], 0))
+            if row.inside is not None:
+                points.append((f"inside.{row.quantity}", float(row.inside), event["time"], 0))
+        self._metrics(points)
+        columns = {name: [row[name] for row in event["rows"]] for name in COLUMNS}
+        if event["rows"]:
+            self.client.log_dict(
+                self.run_id, {"columns": list(columns), "data": list(zip(*columns.values(), strict=True))}, _TABLE
+            )
+
     def _on_register(self, event: dict[str, Any]) -> None:
         register(self.client, self.run_id, Path(event["folder"]), event["key"], self.state["tags"])
 
@@ -165,11 +188,41 @@ class Replay:
             path = ROOT / "artifacts" / self.state["tags"]["stage"] / artifact
             if event["status"] == "FINISHED" and path.exists():
                 self.client.log_artifact(self.run_id, str(path))
+        if event["status"] == "FINISHED":
+            self._log_pictures(self.state["tags"]["stage"])
         self.client.set_terminated(self.run_id, event["status"], end)
         self.client.set_terminated(self.state["parent_id"], event["status"], end)
 
+    def _log_pictures(self, stage: str) -> None:
+        """Pictures of forecasts, on the stage's run and, when the last stage ends, on the pipeline's."""
+        if stage not in (Stage.BUDGET, Stage.PRETRAIN, Stage.CHAT):
+            return
+        from tasks import _run_plots  # matplotlib: a second that other stages need not wait
 
-REPORTS = ("report.md", "report.json", "plan.json", "plan.md", "verdict.json", "curve.csv", "conversation.md", "plots")
+        folder = self.log.parent / "plots"
+        for path in _run_plots.draw(stage, ROOT, folder):
+            self.client.log_artifact(self.run_id, str(path), "plots")
+        if stage == Stage.CHAT:  # the pipeline has ended
+            _ledger.collect(ROOT)
+            _ledger.calibrate(ROOT)
+            for path in _run_plots.draw_pipeline(ROOT, folder):
+                self.client.log_artifact(self.state["parent_id"], str(path), "plots")
+
+
+REPORTS = (
+    "report.md",
+    "report.json",
+    "plan.json",
+    "plan.md",
+    "forecast.json",
+    "acceptance.json",
+    "hardware.json",
+    "verdict.json",
+    "latency_and_stability.json",
+    "curve.csv",
+    "conversation.md",
+    "plots",
+)
 
 
 def register(mlflow_client: Any, run_id: str, folder: Path, key: str, tags: dict[str, str]) -> str:
@@ -298,6 +351,10 @@ def main() -> int:
         except Exception as problem:  # whatever MLflow or the disk refuses: the stage goes on, the log keeps the events
             print(f"tracking: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}", file=sys.stderr)
             return 1
+        finally:
+            with contextlib.suppress(OSError):  # a full disk: the next stage collects
+                if Stage.CHAT in _ledger.collect():  # MLflow failed before it came to that
+                    _ledger.calibrate()
     elif action == "unsent":
         print(f"{send_unsent()} event log(s) sent to {tracking_uri()}")
     elif action == "init":

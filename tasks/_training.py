@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from pipeline_math.model_flops_vram import ModelShape, checkpoint_bytes, shape_train_flops_per_token
 from pipeline_math.pretrain_step import learning_rate_factor, muon_weight_decay, width_learning_rate_factor
 from tasks._context import Progress, StageContext
 from tasks._errors import Interrupted, StageError
 from tasks._params import StageParams
 from tasks._ranks import run_ranks
 from tasks._runtime import Runtime
+from tasks._training_report import report_training
 
 if TYPE_CHECKING:
-    from model.gpt import GPT, GPTConfig
+    from model.gpt import GPTConfig
     from model.tokenizer import Tokenizer
     from model.train_options import LoopOptions, TrainResult
 
@@ -135,7 +135,7 @@ def train_stage(
     }
     save_weights(ctx.out / "checkpoint", model, meta)
     write_curve(ctx.out / "curve.csv", result.curve)
-    _report(ctx, model, source.tokens_per_row, result, result.steps * rows_per_step / source.rows)
+    report_training(ctx, model, source, result, job, batch_tokens, training.eval_every)
     return result
 
 
@@ -201,29 +201,3 @@ def _options(ctx: StageContext, training: TrainingParams, d_model: int, steps: i
         checkpoint_seconds=ctx.runtime.checkpoint_seconds,
         code_key=ctx.code_key,
     )
-
-
-def _report(ctx: StageContext, model: "GPT", tokens_per_row: int, result: "TrainResult", epochs: float) -> None:
-    config = model.config
-    shape = ModelShape(
-        config.n_layers,
-        config.d_model,
-        config.n_heads,
-        config.n_kv_heads,
-        config.mlp_width,
-        config.vocab_size,
-        tokens_per_row,
-    )
-    ctx.predict("checkpoint_bytes", checkpoint_bytes(shape))
-    ctx.measure("checkpoint_bytes", sum(4 * weight.numel() for weight in model.parameters()))
-    ctx.report(
-        steps=result.steps,
-        tokens=result.tokens,
-        epochs=round(epochs, 3),
-        final_loss=result.final_loss,
-        tokens_per_second=result.tokens_per_second,
-        flops_per_second=result.tokens_per_second * shape_train_flops_per_token(shape),
-        **{f"final_{name}": value for name, value in result.evaluation.items()},
-    )
-    if result.resumed_from is not None:
-        ctx.report(resumed_from_step=result.resumed_from)

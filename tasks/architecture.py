@@ -1,10 +1,10 @@
 """architecture: freeze the model's shape and state exactly what it costs.
 
-Reads    artifacts/budget/plan.json, artifacts/tokenizer/tokenizer.json (its vocabulary size)
+Reads    artifacts/budget/plan.json, hardware.json, artifacts/tokenizer/tokenizer.json (its vocabulary size)
 Writes   artifacts/architecture/config.json (model.gpt.GPTConfig), report.json (parameters, FLOPs, bytes, memory)
 Promise  parameters and checkpoint bytes in the report equal those of the real model, built without memory; a mismatch
          fails the stage
-Limits   training memory is an estimate (two-constant model, eager activations); everything else is exact
+Limits   training memory is a forecast for the automatic attention path; everything else is exact
 """
 
 import json
@@ -13,30 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, model_validator
 
-from pipeline_math.hardware import find_hardware
+from pipeline_math.hardware import Hardware
 from pipeline_math.inference_prefill_decode import kv_bytes_per_token
-from pipeline_math.layouts import DEFAULT
 from pipeline_math.model_flops_vram import (
-    EAGER_ACTIVATION_BYTES,
+    FLOPS_CONVENTION,
     ModelShape,
     checkpoint_bytes,
-    explicit_attention_bytes,
     scaling_parameters,
     shape_of_depth,
     shape_train_flops_per_token,
-    static_memory_bytes,
     total_parameters,
-    training_memory_bytes,
 )
+from pipeline_math.stage_seconds import memory_forecast
+from pipeline_math.step_time import uses_explicit_attention
 from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._params import StageParams
 
 if TYPE_CHECKING:
     from model.gpt import GPTConfig
-
-FLOPS_CONVENTION = "6 N + 12 L d T; N = blocks + head; attention in full, not halved for causality"
-"""Said beside every FLOPs and MFU figure, because the same run reads 10 % apart under other conventions."""
 
 
 class Params(StageParams):
@@ -124,23 +119,14 @@ def choose_shape(params: Params, plan: dict[str, Any], vocab_size: int) -> Model
     return ModelShape(layers, width, heads, kv_heads, params.mlp_ratio * width, vocab_size, tokens_per_row)
 
 
-def costs_of(shape: ModelShape, precision: str, explicit_attention: bool, micro_batch_rows: int) -> dict[str, Any]:
+def costs_of(
+    shape: ModelShape, hardware: Hardware, precision: str, explicit_attention: bool, micro_batch_rows: int
+) -> dict[str, Any]:
     """Every cost of the shape that later stages and people ask for; units in the names."""
     element_bytes = 4 if precision == "fp32" else 2
-    memory = training_memory_bytes(
-        shape.n_layers,
-        shape.d_model,
-        shape.vocab_size,
-        shape.tokens_per_row,
-        micro_batch_rows,
-        static_memory_bytes(shape) + DEFAULT.fixed_bytes(shape),
-        EAGER_ACTIVATION_BYTES * element_bytes / 2,
-        0.0,
+    memory, parts = memory_forecast(
+        shape, micro_batch_rows, hardware, activation_bytes=element_bytes, explicit_attention=explicit_attention
     )
-    if explicit_attention:
-        memory += explicit_attention_bytes(
-            shape.n_layers, shape.n_heads, shape.tokens_per_row, micro_batch_rows, element_bytes
-        )
     return {
         "parameters": total_parameters(shape),
         "scaling_parameters": scaling_parameters(shape),
@@ -148,7 +134,9 @@ def costs_of(shape: ModelShape, precision: str, explicit_attention: bool, micro_
         "flops_convention": FLOPS_CONVENTION,
         "checkpoint_bytes": checkpoint_bytes(shape),
         "kv_bytes_per_token": kv_bytes_per_token(shape.n_layers, shape.n_kv_heads, shape.head_dim, element_bytes),
-        "training_memory_bytes": memory,
+        "training_memory_bytes": memory.value,
+        "training_memory_interval": memory.as_dict(),
+        "training_memory_parts": parts,
         "micro_batch_rows": micro_batch_rows,
         "precision": precision,
         "attention": "explicit" if explicit_attention else "sdpa",
@@ -167,18 +155,17 @@ def built_parameters(config: "GPTConfig") -> tuple[int, int]:
     return elements, 4 * elements
 
 
-def _read_plan(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def run(ctx: StageContext) -> None:
     """Choose the shape, compute its costs, prove the exact ones against the real model, write both files."""
-    from model.attention import LONGEST_EXPLICIT_ROW
     from model.gpt import GPTConfig
     from model.tokenizer import Tokenizer
 
     params = cast(Params, ctx.params)
-    plan = _read_plan(ctx.input("artifacts/budget/plan.json"))
+    plan = _read_json(ctx.input("artifacts/budget/plan.json"))
     tokenizer = Tokenizer.from_file(ctx.input("artifacts/tokenizer/tokenizer.json"))
     shape = choose_shape(params, plan, tokenizer.vocab_size)
     config = GPTConfig(
@@ -194,11 +181,10 @@ def run(ctx: StageContext) -> None:
         compute_dtype={"auto": "auto", "bf16": "bfloat16", "fp32": "float32"}[params.precision],
     )
     precision = plan["precision"] if params.precision == "auto" else params.precision
-    on_cpu = find_hardware(plan["hardware"]).kind == "cpu"
-    explicit = params.attention == "explicit" or (
-        params.attention == "auto" and on_cpu and precision == "bf16" and shape.tokens_per_row <= LONGEST_EXPLICIT_ROW
-    )
-    costs = costs_of(shape, precision, explicit, plan["micro_batch_rows"])
+    hardware = Hardware(**_read_json(ctx.input("artifacts/budget/hardware.json"))["device"])
+    automatic = uses_explicit_attention(hardware, shape.tokens_per_row) and precision == "bf16"
+    explicit = automatic if params.attention == "auto" else params.attention == "explicit"
+    costs = costs_of(shape, hardware, precision, explicit, plan["micro_batch_rows"])
     parameters, tensor_bytes = built_parameters(config)
     for name, measured in (("parameters", parameters), ("checkpoint_bytes", tensor_bytes)):
         ctx.predict(name, costs[name], costs[name], costs[name])
@@ -212,4 +198,6 @@ def run(ctx: StageContext) -> None:
         f"{shape.n_layers} layers x {shape.d_model}, {parameters:,} parameters, "
         f"{costs['train_flops_per_token']:.4g} FLOP/token ({FLOPS_CONVENTION})"
     )
-    ctx.report(**{name: value for name, value in costs.items() if name != "flops_convention"})
+    ctx.measure("train_flops_per_token", costs["train_flops_per_token"])
+    ctx.count(**vars(shape))
+    ctx.report(**{name: value for name, value in costs.items() if isinstance(value, int | float | str)})

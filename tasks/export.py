@@ -180,7 +180,8 @@ def run(ctx: StageContext) -> None:
 
     file = ctx.out / "model.safetensors"
     predicted = export_cost.safetensors_file_bytes(parameters, _STORED[params.dtype], header_bytes(file))
-    ctx.predict("export_bytes", predicted)
+    ctx.predict("export_bytes", predicted, predicted, predicted)
+    ctx.count(parameters=parameters)
     ctx.measure("export_bytes", file.stat().st_size)
     result = compare_with_transformers(ctx.out, weights, config, tokenizer)
     if result.problem:

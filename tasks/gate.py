@@ -1,83 +1,66 @@
-"""gate: may this model be exported? Thresholds on its scores, and no real loss against the champion.
+"""gate: may this model be exported? The run's acceptance thresholds, and no real loss against the champion.
 
-Reads    artifacts/evaluation/scores.json; the registered champion, if there is one
+Reads    artifacts/budget/acceptance.json, artifacts/evaluation/{scores,latency_and_stability}.json; the measured times
+         of the stages before; the registered champion, if there is one
 Writes   artifacts/gate/verdict.json
-Promise  every check is listed with value, threshold and outcome, in the log too; one failed check fails the stage, and
-         the evaluation stays
+Promise  every check is listed with value, interval, threshold and outcome, in the log too; what was not measured fails;
+         one failed check fails the stage, and the evaluation stays
 Limits   a drop against the champion counts only when it exceeds both max_regression and what the two intervals explain;
-         spread between training runs is not known here
+         spread between training runs is not known here; the wall clock holds the stages before the gate, with the times
+         known when the gate runs, and other times alone do not make it stale
 """
 
 import json
 import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from itertools import takewhile
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from pipeline_math.acceptance import METRICS, RUN, Check, Measurements, check, straddles
+from tasks._acceptance import read_thresholds
 from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._files import write_json
 from tasks._params import StageParams
+from tasks.stages import Stage
 
-LOWER_IS_BETTER = frozenset({"bits_per_byte"})
-
-
-class Threshold(StageParams):
-    """A bound on one benchmark of the selected checkpoint; both bounds may be set."""
-
-    benchmark: str
-    """A name in scores.json, such as arithmetic, ends_properly or bits_per_byte."""
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @model_validator(mode="after")
-    def bounds_something(self) -> "Threshold":
-        if self.at_least is None and self.at_most is None:
-            raise ValueError(f"threshold on '{self.benchmark}' sets neither at_least nor at_most; next: set one")
-        return self
+Scores = Mapping[str, Mapping[str, float]]
+"""Metric -> {"value", "low", "high"} of one checkpoint."""
 
 
 class Params(StageParams):
-    """What a model must reach to be exported."""
+    """Which model is judged; what it must reach is `budget.acceptance`."""
 
     selected: Literal["pretrain", "midtrain", "sft", "rl"] = "rl"
     """The training stage whose checkpoint is judged, and exported when it passes."""
-    thresholds: tuple[Threshold, ...] = (
-        Threshold(benchmark="arithmetic", at_least=0.9),
-        Threshold(benchmark="ends_properly", at_least=0.95),
-    )
     max_regression: Annotated[float, Field(ge=0)] | None = 0.02
     """Largest loss against the champion, in the benchmark's own unit; None compares with no champion."""
 
 
-def check_thresholds(params: Params, scores: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """One check per bound; a benchmark that was not measured fails its check."""
-    checks = []
-    for threshold in params.thresholds:
-        value = scores.get(threshold.benchmark, {}).get("value")
-        for sign, bound in ((">=", threshold.at_least), ("<=", threshold.at_most)):
-            if bound is None:
-                continue
-            passed = value is not None and math.isfinite(value) and (value >= bound if sign == ">=" else value <= bound)
-            checks.append(_check(f"{threshold.benchmark} {sign} {bound:g}", value, bound, passed))
-    return checks
-
-
-def check_champion(
-    params: Params, scores: dict[str, dict[str, float]], champion: dict[str, dict[str, float]]
-) -> list[dict[str, Any]]:
-    """One check per benchmark that both have: the loss must not exceed max_regression and the intervals together.
+def check_champion(params: Params, scores: Scores, champion: Scores) -> list[Check]:
+    """One check per quality that both have: the loss must not exceed max_regression and the intervals together.
 
     With half-widths h of the two 95 % intervals, the difference of two independent estimates has the half-width
     sqrt(h1^2 + h2^2). A loss within that is what chance alone would show, a loss within max_regression is tolerated.
     """
+    tolerated = params.max_regression or 0.0
     checks = []
-    for name in sorted(set(scores) & set(champion)):
-        own, other = scores[name], champion[name]
-        loss = own["value"] - other["value"] if name in LOWER_IS_BETTER else other["value"] - own["value"]
-        chance = math.hypot((own["high"] - own["low"]) / 2, (other["high"] - other["low"]) / 2)
-        allowed = max(params.max_regression or 0.0, chance)
-        checks.append(_check(f"{name}: loss against the champion", round(loss, 6), round(allowed, 6), loss <= allowed))
+    for metric in sorted(set(scores) & set(champion)):
+        if metric not in METRICS or METRICS[metric].kind != "quality":
+            continue
+        own, other = scores[metric], champion[metric]
+        worse = other["value"] - own["value"] if METRICS[metric].better == "higher" else own["value"] - other["value"]
+        loss, chance = (
+            round(number, 6)
+            for number in (worse, math.hypot((own["high"] - own["low"]) / 2, (other["high"] - other["low"]) / 2))
+        )
+        allowed, low, high = max(tolerated, chance), loss - chance, loss + chance
+        name = f"{metric} of {params.selected}: loss against the champion <= {allowed:g}"
+        across = straddles(low, high, tolerated)
+        checks.append(Check(metric, params.selected, name, loss, low, high, allowed, loss <= allowed, across))
     return checks
 
 
@@ -94,38 +77,74 @@ def champion_scores(champion: dict[str, Any], selected: str) -> dict[str, dict[s
     }
 
 
-def _check(name: str, value: float | None, threshold: float, passed: bool) -> dict[str, Any]:
-    return {"name": name, "value": value, "threshold": threshold, "passed": bool(passed)}
+def wall_clock(seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Hours of all stages before the gate, as a measurement of the run; none when a stage has no recorded time."""
+    before = [str(stage) for stage in takewhile(lambda stage: stage != Stage.GATE, Stage)]
+    if any(stage not in seconds for stage in before):
+        return {}
+    return {"wall_clock_hours": {"value": sum(seconds[stage] for stage in before) / 3600}}
+
+
+def measurements(ctx: StageContext) -> dict[str, dict[str, Mapping[str, float]]]:
+    """Scores, latency and stability by checkpoint, and what belongs to the whole run."""
+    found: dict[str, dict[str, Mapping[str, float]]] = {RUN: dict(wall_clock(ctx.measured_seconds()))}
+    for name in ("scores.json", "latency_and_stability.json"):
+        content = json.loads(ctx.input(f"artifacts/evaluation/{name}").read_text(encoding="utf-8"))
+        for checkpoint, metrics in content.items():
+            found.setdefault(checkpoint, {}).update(metrics)
+    return found
 
 
 def run(ctx: StageContext) -> None:
+    """Hold every threshold against what was measured; StageError when one is missed."""
     params = ctx.params
     assert isinstance(params, Params)
-    all_scores = json.loads((ctx.input("artifacts/evaluation/scores.json")).read_text(encoding="utf-8"))
-    scores = all_scores.get(params.selected)
+    thresholds = read_thresholds(ctx.input("artifacts/budget/acceptance.json"))
+    measured = measurements(ctx)
+    scores = measured.get(params.selected)
     if scores is None:
         raise StageError(
             f"gate.selected is '{params.selected}', but artifacts/evaluation/scores.json has scores of "
-            f"{', '.join(sorted(all_scores)) or 'nothing'}; next: add it to evaluation.checkpoints or select another"
+            f"{', '.join(sorted(set(measured) - {RUN})) or 'nothing'}; next: add it to evaluation.checkpoints or "
+            f"select another"
         )
 
-    checks = check_thresholds(params, scores)
+    checks = [one for threshold in thresholds for one in check(threshold, measured, params.selected)]
     champion = ctx.champion() if params.max_regression is not None else None
     if champion is not None:
         checks += check_champion(params, scores, champion_scores(champion, params.selected))
-    failed = [check for check in checks if not check["passed"]]
+    failed = [one for one in checks if not one.passed]
 
-    verdict = {"passed": not failed, "selected": params.selected, "checks": checks, "champion": champion}
+    listed = [{**asdict(one), "unit": METRICS[one.metric].unit} for one in checks]
+    verdict = {"passed": not failed, "selected": params.selected, "checks": listed, "champion": champion}
     write_json(ctx.out / "verdict.json", verdict)
-    for check in checks:  # a failed stage publishes nothing, so the table is in the log as well
-        value = "not measured" if check["value"] is None else f"{check['value']:.4f}"
-        ctx.note(
-            f"{'passed' if check['passed'] else 'FAILED'}  {check['name']}: {value} (threshold {check['threshold']:g})"
-        )
+    for one in checks:  # a failed stage publishes nothing, so the table is in the log as well
+        ctx.note(f"{'passed' if one.passed else 'FAILED'}  {one.sentence()}")
+    if not checks:
+        ctx.note("nothing was asked: budget.acceptance is empty, and there was no champion to compare with")
+    ctx.report(**{name: round(found["value"], 6) for name, found in measured[RUN].items()})
     ctx.report(passed=int(not failed), checks=len(checks), failed_checks=len(failed), selected=params.selected)
     if failed:
-        names = "; ".join(f"{c['name']} (found {c['value']})" for c in failed)
-        raise StageError(
-            f"gate: checkpoint '{params.selected}' failed {len(failed)} of {len(checks)} checks: {names}; next: see "
-            f"artifacts/evaluation/report.md, then train longer, or change gate.thresholds if they ask too much"
-        )
+        raise StageError(explain(failed, len(checks), params.selected, measured))
+
+
+def explain(failed: list[Check], asked: int, selected: str, measured: Measurements) -> str:
+    """What failed, by how much, and what to do about it."""
+    missing = sorted({one.checkpoint for one in failed if one.value is None})
+    lines = [f"checkpoint '{selected}' failed {len(failed)} of {asked} checks:"]
+    lines += [f"  {one.sentence()}; next: {advice(one)}" for one in failed]
+    lines += [f"  measured of {where}: {', '.join(sorted(measured.get(where, {}))) or 'nothing'}" for where in missing]
+    return "\n".join(
+        [*lines, "next: artifacts/evaluation/report.md shows all scores, budget.acceptance the thresholds"]
+    )
+
+
+def advice(failed: Check) -> str:
+    """What may turn one failed check."""
+    if failed.value is None:
+        if failed.checkpoint == RUN:
+            return "`dvc repro`, so that every stage has its time in metrics/"
+        return f"add '{failed.checkpoint}' to evaluation.checkpoints and give the benchmark items, or do not ask for it"
+    if failed.straddles and METRICS[failed.metric].kind == "quality":
+        return f"more items in evaluation tell whether it is missed; {METRICS[failed.metric].advice}"
+    return METRICS[failed.metric].advice

@@ -9,7 +9,6 @@ Limits   synthetic prompts of one length; the floor assumes memory bandwidth is 
 
 import statistics
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,7 +17,9 @@ from pipeline_math.inference_prefill_decode import decode_seconds_per_token_floo
 from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._files import write_json, write_text
+from tasks._latency import time_replies
 from tasks._params import StageParams
+from tasks._shape import shape_of_config
 
 if TYPE_CHECKING:
     from model.engine.engine import Engine
@@ -57,8 +58,9 @@ def run(ctx: StageContext) -> None:
         )
     config, element = engine.config, torch.finfo(engine.forward.dtype).bits // 8
     kv_token_bytes = kv_bytes_per_token(config.n_layers, config.n_kv_heads, config.head_dim, element)
-    ctx.predict("kv_bytes_per_token", kv_token_bytes)
+    ctx.predict("kv_bytes_per_token", kv_token_bytes, kv_token_bytes, kv_token_bytes)
     ctx.measure("kv_bytes_per_token", engine.forward.new_cache().bytes_per_token)
+    shape = shape_of_config(config)
     bandwidth = measure_bandwidth(engine.forward.weight_bytes, device)
 
     rows = []
@@ -74,6 +76,17 @@ def run(ctx: StageContext) -> None:
             f"batch {batch}: {row['tokens_per_second']:.0f} tok/s, first token {row['ttft_seconds'] * 1e3:.1f} ms, "
             f"{row['seconds_per_step'] * 1e3:.2f} ms per step (memory floor {floor * 1e3:.2f} ms)"
         )
+    ctx.count(
+        **vars(shape),
+        prompt_tokens=params.prompt_tokens,
+        prefill_tokens=engine.forward.work.prefill_tokens,
+        decode_steps=engine.forward.work.decode_steps,
+        rows_per_decode_step=engine.forward.work.rows_per_decode_step,
+    )
+    first = rows[0]
+    if first["batch"] == 1:
+        ctx.measure("ttft_seconds", first["ttft_seconds"])
+        ctx.measure("seconds_per_output_token", first["seconds_per_step"])
     report = {
         "device": device,
         "dtype": str(engine.forward.dtype).removeprefix("torch."),
@@ -104,7 +117,7 @@ def measure_batch(engine: "Engine", batch: int, params: Params) -> dict[str, Any
     """Medians of time to first token (s), time per decode step (s) and decode rate (tokens/s of all sequences)."""
     first_token, per_step = [], []
     for attempt in range(params.repeats + 1):
-        ttft, step = _one_run(engine, batch, params)
+        ttft, step = time_replies(engine, batch, params.prompt_tokens, params.new_tokens)
         if attempt:  # the first run allocates memory and fills caches
             first_token.append(ttft)
             per_step.append(step)
@@ -115,45 +128,6 @@ def measure_batch(engine: "Engine", batch: int, params: Params) -> dict[str, Any
         "seconds_per_step": step_seconds,
         "tokens_per_second": batch / step_seconds,
     }
-
-
-def _one_run(engine: "Engine", batch: int, params: Params) -> tuple[float, float]:
-    """(seconds to the first token of all prompts, mean seconds of the decode steps after it); no row ends early."""
-    from model.engine.sampling import Sampling
-
-    ordinary = engine.tokenizer.encode("abcdefgh")[0]
-    prompt = [engine.tokenizer.bos_id] + [ordinary] * (params.prompt_tokens - 1)
-    sampling = Sampling(max_tokens=params.new_tokens)
-    samples = [engine.new_rows(prompt, sampling) for _ in range(batch)]
-    for (row,) in samples:
-        row.vocabulary = _EndlessVocabulary(row.vocabulary)  # type: ignore[assignment]
-    running = engine.new_batch()
-    synchronise = _synchroniser(engine)
-    started = time.perf_counter()
-    running.add([prompt] * batch, samples)
-    synchronise()
-    first = time.perf_counter()
-    steps = 0
-    while len(running):
-        running.step()
-        steps += 1
-    synchronise()
-    return first - started, (time.perf_counter() - first) / steps
-
-
-class _EndlessVocabulary:
-    """The same vocabulary without special meanings: every sequence decodes exactly as many tokens as asked for."""
-
-    def __init__(self, real: Any) -> None:
-        self.tokenizer, self.size = real.tokenizer, real.size
-        self.specials: dict[int, str] = {}
-        self.ends: set[int] = set()
-
-
-def _synchroniser(engine: "Engine") -> Callable[[], None]:
-    import torch
-
-    return torch.cuda.synchronize if engine.forward.device.type == "cuda" else lambda: None
 
 
 def measure_bandwidth(size_bytes: int, device: str, attempts: int = 5) -> float:

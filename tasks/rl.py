@@ -19,12 +19,14 @@ from pipeline_math.pretrain_step import width_learning_rate_factor
 from tasks._context import StageContext
 from tasks._errors import Interrupted, StageError
 from tasks._params import StageParams
+from tasks._shape import shape_of_config
 from tasks._training import ContextReporter, TrainingParams, device_of, write_curve
 from tasks.benchmarks.arithmetic import Problem, is_correct, make_problem
 from tasks.benchmarks.rollouts import RolloutBatches, RolloutSizes
 
 if TYPE_CHECKING:
     from model.train_options import LoopOptions
+    from pipeline_math.model_flops_vram import ModelShape
 
 
 class Params(StageParams):
@@ -67,10 +69,19 @@ def run(ctx: StageContext) -> None:
     if ctx.runtime.processes > 1:
         ctx.note(f"runs in one process; runtime.processes={ctx.runtime.processes} applies to the other training stages")
 
-    history, result = _train(ctx, params, init)
+    history, result, shape = _train(ctx, params, init)
 
     _write_rewards(ctx.out / "rewards.csv", history)
     useful = sum(row["useful_groups"] for row in history) / len(history)
+    ctx.count(
+        **vars(shape),
+        steps=result.steps,
+        batch_tokens=result.tokens / result.steps,
+        micro_batch_rows=params.micro_batch_rows,
+        decode_steps=sum(row.get("decode_steps", 0) for row in history),
+        rows_per_decode_step=sum(row.get("decoded_tokens", 0) for row in history)
+        / max(1.0, sum(row.get("decode_steps", 0) for row in history)),
+    )
     ctx.report(
         steps=result.steps,
         reward_first=round(history[0]["reward"], 5),
@@ -81,7 +92,7 @@ def run(ctx: StageContext) -> None:
     ctx.note(f"mean reward {history[0]['reward']:.3f} -> {history[-1]['reward']:.3f}; {useful:.0%} of groups useful")
 
 
-def _train(ctx: StageContext, params: Params, init: Path) -> tuple[list[dict[str, float]], Any]:
+def _train(ctx: StageContext, params: Params, init: Path) -> tuple[list[dict[str, float]], Any, "ModelShape"]:
     import torch
 
     from model.checkpoint import load_weights, save_weights
@@ -121,7 +132,7 @@ def _train(ctx: StageContext, params: Params, init: Path) -> tuple[list[dict[str
     new_meta = {"stage": "rl", "step": result.steps, "tokens": result.tokens, "tokenizer_sha256": tokenizer.sha256}
     save_weights(ctx.out / "checkpoint", model, {**new_meta, "key": ctx.key})
     write_curve(ctx.out / "curve.csv", result.curve)
-    return batches.history, result
+    return batches.history, result, shape_of_config(model.config)
 
 
 def _options(ctx: StageContext, params: Params, d_model: int) -> "LoopOptions":
@@ -152,6 +163,7 @@ def _pass_through(ctx: StageContext, init: Path) -> None:
     (target / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
     write_curve(ctx.out / "curve.csv", [])
     _write_rewards(ctx.out / "rewards.csv", [])
+    ctx.count(steps=0)
     ctx.report(steps=0)
     ctx.note("0 steps: the sft checkpoint is passed through unchanged")
 
@@ -166,6 +178,8 @@ def _write_problems(path: Path, params: Params) -> None:
 
 def _write_rewards(path: Path, history: list[dict[str, float]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "reward", "useful_groups", "tokens"], lineterminator="\n")
+        writer = csv.DictWriter(
+            file, ["step", "reward", "useful_groups", "tokens", "decode_steps", "decoded_tokens"], lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(history)

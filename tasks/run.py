@@ -21,10 +21,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tasks import _process
+from tasks import _ledger, _machine, _process
 from tasks._context import EventLog, StageContext, read_events
 from tasks._errors import Interrupted, StageError
 from tasks._files import publish_folder, remove, size_bytes, write_json
+from tasks._forecast import current as current_forecasts
+from tasks._forecast import read_calibration
 from tasks._invocation import start_event
 from tasks._keys import ROOT, StageKeys, current, recorded
 from tasks._params import read_section, validate
@@ -51,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         replay = start_replay(resume / "events.jsonl")  # imports MLflow on the other core meanwhile
         context = build_context(stage, keys, resume, stop)
         with tracked(context, keys, replay) as finish:
+            predict(context, ROOT / "artifacts" / Stage.BUDGET)
             with device(stage):
                 stage_module(stage).run(context)
             stop.ignore()
@@ -126,6 +129,9 @@ def build_context(stage: Stage, keys: StageKeys, resume: Path, stop: _process.St
         declared=keys.declared,
         stop_requested=stop,
         champion=_champion,
+        measured_seconds=_ledger.measured_seconds,
+        machine=lambda: _machine.probed(ROOT / _ledger.FOLDER / "hardware.json"),
+        calibration=lambda hardware: read_calibration(hardware, _machine.fingerprint(), ROOT),
     )
 
 
@@ -210,11 +216,13 @@ def publish(context: StageContext, keys: StageKeys, seconds: float) -> None:
     stage, target = context.stage, ROOT / "artifacts" / context.stage
     if not any(context.out.iterdir()):
         raise StageError(f"stage {stage} wrote nothing into {context.out}; this is a defect of tasks/{stage}")
-    expected = predicted_seconds(stage, context.out)
-    if expected:
-        context.predict("seconds", *expected)
+    if stage == Stage.BUDGET:
+        predict(context, context.out)
     context.measure("seconds", seconds)
     context.measure("output_bytes", size_bytes(context.out))
+    if "peak_memory_bytes" not in context.measured:  # a training stage on a GPU has measured that of the device
+        context.measure("peak_memory_bytes", _process.peak_memory_bytes())
+    context.events.write("ledger", rows=_ledger.rows_of(context))
     write_json(
         ROOT / "metrics" / f"{stage}.json",
         {
@@ -229,14 +237,10 @@ def publish(context: StageContext, keys: StageKeys, seconds: float) -> None:
         context.events.write("register", folder=str(target), key=keys.key)
 
 
-def predicted_seconds(stage: Stage, out: Path) -> tuple[float, float | None, float | None] | None:
-    """The plan's prediction for this stage. For display only: no result depends on it, so it is not a dependency."""
-    folder = out if stage == Stage.BUDGET else ROOT / "artifacts" / Stage.BUDGET
-    try:
-        seconds = json.loads((folder / "plan.json").read_text())["predictions"][stage]["seconds"]
-    except (FileNotFoundError, KeyError):
-        return None
-    return seconds["value"], seconds.get("low"), seconds.get("high")
+def predict(context: StageContext, budget: Path) -> None:
+    """The plan's forecasts for this stage. No result depends on them, so they are not a dependency."""
+    for name, interval in current_forecasts(_machine.fingerprint(), ROOT, budget).get(context.stage, {}).items():
+        context.predict(name, interval.value, interval.low, interval.high)
 
 
 def _champion() -> dict[str, Any] | None:

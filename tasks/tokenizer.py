@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from model.tokenizer import (
+    BYTE_TOKENS,
     SMALLEST_VOCAB,
     SPECIAL_TOKENS,
     VOCAB_MULTIPLE,
@@ -92,6 +93,9 @@ def run(ctx: StageContext) -> None:
     write_json(ctx.out / "tokenizer_config.json", _config())
     write_json(ctx.out / "report.json", report)
     write_text(ctx.out / "report.md", _render(report))
+    read = training["text"].str.slice(0, params.max_characters_per_document).str.len_bytes().sum()
+    ctx.count(train_bytes=int(read), merges=params.vocab_size - BYTE_TOKENS - len(SPECIAL_TOKENS))
+    ctx.measure("bytes_per_token", report["bytes_per_token"])
     ctx.report(
         vocab_size=tokenizer.vocab_size,
         bytes_per_token=report["bytes_per_token"],

@@ -33,8 +33,23 @@ class Layer:
     fc2: Tensor
 
 
+@dataclass
+class Work:
+    """What a forward pass has computed since it was made."""
+
+    prefill_tokens: int = 0
+    """Padding included."""
+    decode_steps: int = 0
+    decoded_tokens: int = 0
+
+    @property
+    def rows_per_decode_step(self) -> float:
+        """Mean sequences decoded side by side."""
+        return self.decoded_tokens / max(1, self.decode_steps)
+
+
 class ForwardPass:
-    """Weights and tables of one model on one device. Stateless: the cache is passed in."""
+    """Weights and tables of one model on one device. The cache is passed in; only a count of the work is kept."""
 
     def __init__(
         self, weights: Mapping[str, Tensor], config: "GPTConfig", dtype: torch.dtype, device: torch.device | str = "cpu"
@@ -63,6 +78,7 @@ class ForwardPass:
         self.embedding = convert(weights["model.embed_tokens.weight"])
         self.head = convert(weights["lm_head.weight"])
         self.rotation = rotation_table(config.sequence_length, self.head_dim, config.rope_theta).to(self.device)
+        self.work = Work()
 
     @property
     def weight_bytes(self) -> int:
@@ -80,6 +96,7 @@ class ForwardPass:
         Prompts are padded on the right. A causal mask is enough: no real token comes after the padding.
         """
         B, T = len(prompts), max(map(len, prompts))
+        self.work.prefill_tokens += B * T
         ids_BT = torch.tensor([prompt + [0] * (T - len(prompt)) for prompt in prompts], device=self.device)
         rotation_M1H = self.rotation[:T].repeat(B, 1)[:, None]
         hidden_MD = self._norm(F.embedding(ids_BT.view(-1), self.embedding).float())
@@ -97,6 +114,8 @@ class ForwardPass:
     def decode(self, ids: list[int], cache: KVCache) -> Tensor:
         """Append one token to every row of the cache; returns the logits that follow (B, V)."""
         lengths, B = cache.lengths, len(ids)
+        self.work.decode_steps += 1
+        self.work.decoded_tokens += B
         positions_B = torch.tensor(lengths, device=self.device)
         position = lengths[0] if min(lengths) == max(lengths) else None
         rows_B = torch.arange(B, device=self.device)

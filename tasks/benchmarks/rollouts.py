@@ -14,6 +14,7 @@ from model.chat_format import render_prompt
 from tasks.benchmarks.arithmetic import Problem
 
 if TYPE_CHECKING:
+    from model.engine.forward import Work
     from model.engine.row import Completion
     from model.gpt import GPT
     from model.tokenizer import Tokenizer
@@ -70,17 +71,24 @@ class RolloutBatches:
             [self.reward(problem, reply.text) for reply in group]
             for problem, group in zip(problems, replies, strict=True)
         ]
-        self._record(rewards, replies)
+        self._record(rewards, replies, engine.forward.work)
         self.step += 1
         pad = self.tokenizer.special_id("<|output_end|>")
         return to_batch(prompts, replies, [advantages(group) for group in rewards], pad)
 
-    def _record(self, rewards: list[list[float]], replies: "Sequence[Sequence[Completion]]") -> None:
+    def _record(self, rewards: list[list[float]], replies: "Sequence[Sequence[Completion]]", work: "Work") -> None:
         values = [reward for group in rewards for reward in group]
         chosen = sum(reply.forced_mask.count(False) for group in replies for reply in group)
         useful = sum(len(set(group)) > 1 for group in rewards) / len(rewards)
         self.history.append(
-            {"step": self.step + 1, "reward": sum(values) / len(values), "useful_groups": useful, "tokens": chosen}
+            {
+                "step": self.step + 1,
+                "reward": sum(values) / len(values),
+                "useful_groups": useful,
+                "tokens": chosen,
+                "decode_steps": work.decode_steps,
+                "decoded_tokens": work.decoded_tokens,
+            }
         )
 
     def state_dict(self) -> dict[str, Any]:

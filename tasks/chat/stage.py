@@ -56,6 +56,11 @@ def run(ctx: StageContext) -> None:
     calls = sum(part["type"] == "python" for reply in replies for part in reply["parts"])
     write_json(ctx.out / "conversation.json", {"messages": conversation, "replies": [_lasting(r) for r in replies]})
     write_text(ctx.out / "conversation.md", render(conversation))
+    ctx.count(
+        **_shape(folder),
+        decode_steps=sum(reply["usage"]["completion_tokens"] for reply in replies),
+        rows_per_decode_step=1,
+    )
     first_token = [reply["timings"]["time_to_first_token_ms"] for reply in replies]
     ctx.report(
         replies=len(replies),
@@ -65,6 +70,20 @@ def run(ctx: StageContext) -> None:
         time_to_first_token_ms=max(first_token),
     )
     ctx.note(f"{len(replies)} replies over HTTP, {ended} ended by themselves, {calls} used the calculator")
+
+
+def _shape(folder: Path) -> dict[str, int]:
+    """The exported model's shape, read without importing torch."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return {
+        "n_layers": config["num_hidden_layers"],
+        "d_model": config["hidden_size"],
+        "n_heads": config["num_attention_heads"],
+        "n_kv_heads": config["num_key_value_heads"],
+        "mlp_width": config["intermediate_size"],
+        "vocab_size": config["vocab_size"],
+        "tokens_per_row": config["max_position_embeddings"],
+    }
 
 
 class Server:

@@ -94,7 +94,16 @@ def run(ctx: StageContext) -> None:
     _write(ctx, frame)
     report = build_report(frame, records, len(bad), _samples(bad))
     render_report(ctx.out, report)
-    ctx.report(**report["total"], bad_records=len(bad))
+    total = report["total"]
+    ctx.count(
+        raw_bytes=total["bytes"],
+        documents=total["documents"],
+        documentation_sources=sum(source.kind == "python_docs" for source in params.sources),
+    )
+    ctx.measure("documents", total["kept"])
+    ctx.measure("kept_bytes", total["kept_bytes"])
+    ctx.measure("kept_share", total["kept_bytes"] / max(1, total["bytes"]))
+    ctx.report(**total, bad_records=len(bad))
     ctx.note(f"{report['total']['kept']:,} of {frame.height:,} documents kept, {report['total']['kept_bytes']:,} bytes")
 
 

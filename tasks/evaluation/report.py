@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.benchmarks.intervals import Score
+from tasks.evaluation import latency
 
 BENCHMARKS = {
     "bits_per_byte": "bits per byte of held-out text (lower is better)",
@@ -12,11 +13,17 @@ BENCHMARKS = {
     "tool_call": "arithmetic with the tool: exactly the right call",
     "ends_properly": "replies that end within their budget, with well-formed special tokens",
 }
+CONDUCT = {  # title, factor from the unit of the file, unit shown
+    "ttft_seconds": ("time to the first token", 1e3, "ms"),
+    "seconds_per_output_token": ("time per token after it", 1e3, "ms"),
+    "loss_rise_nats": ("largest rise of the training loss", 1.0, "nats"),
+}
 SAMPLES_PER_KIND = 4
 
 
 def markdown(
     scores: Mapping[str, Mapping[str, Score]],
+    conduct: Mapping[str, Mapping[str, Score]],
     samples: Sequence[Mapping[str, Any]],
     contamination: Mapping[str, Any],
     yardstick: Mapping[str, float],
@@ -35,6 +42,7 @@ def markdown(
     lines += [
         f"`{stage}` holds the same weights as `{twin}`; its scores are copied." for stage, twin in same_as.items()
     ]
+    lines += _conduct(conduct)
     lines += ["", "## Has training seen the test?", "", "| what | items | which |", "|---|---:|---|"]
     for what, found in contamination.items():
         lines.append(
@@ -59,6 +67,35 @@ def _table(scores: Mapping[str, Mapping[str, Score]]) -> list[str]:
         cells = [_score(own[name]) if name in own else "-" for own in scores.values()]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
+
+
+def _conduct(conduct: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    """Latency and stability: nothing here says how good a model is, so nothing here is compared with the champion."""
+    rows = []
+    for name, (title, factor, unit) in CONDUCT.items():
+        if any(name in own for own in conduct.values()):
+            cells = [_scaled(own[name], factor) if name in own else "-" for own in conduct.values()]
+            rows.append(f"| {title} | {unit} | {' | '.join(cells)} |")
+    if not rows:
+        return []
+    return [
+        "",
+        "## Latency and stability",
+        "",
+        f"| what | unit | {' | '.join(conduct)} |",
+        "|---|---|" + "---|" * len(conduct),
+        *rows,
+        "",
+        f"One sequence, prompts of up to {latency.PROMPT_TOKENS} tokens; medians over n replies with 95 % intervals, "
+        "this machine. The rise is that of the smoothed loss above its running minimum, over n curve points of all "
+        "training stages up to the checkpoint; rl has no cross-entropy and adds nothing.",
+    ]
+
+
+def _scaled(score: Score, factor: float) -> str:
+    low, high = (f"{bound * factor:.3g}" for bound in (score.low, score.high))
+    interval = f" [{low}, {high}]" if score.low < score.high else ""
+    return f"{score.value * factor:.3g}{interval}, n={score.n:,}"
 
 
 def _score(score: Score) -> str:

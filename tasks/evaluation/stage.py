@@ -2,15 +2,17 @@
 
 Reads    artifacts/{pretrain,midtrain,sft,rl}/checkpoint and curve.csv, artifacts/{midtrain,sft}/conversations.parquet,
          artifacts/rl/problems.jsonl, artifacts/shards, artifacts/corpus/documents, artifacts/tokenizer/tokenizer.json
-Writes   artifacts/evaluation/scores.json, contamination.json, samples.jsonl, report.md, plots/*.png
+Writes   artifacts/evaluation/scores.json, latency_and_stability.json, contamination.json, samples.jsonl, report.md,
+         plots/*.png
 Promise  every score has an interval and a number of items; every evaluation item that training has seen is counted
-         and listed; equal inputs give equal files
+         and listed; equal inputs give equal files but for times, which are in latency_and_stability.json and its table
 Limits   log-likelihood benchmarks measure every checkpoint, generated ones only those that know the chat format; the
          interval covers the choice of items, not the spread between training runs
 """
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,11 +23,12 @@ from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._files import write_json
 from tasks._params import StageParams
+from tasks._shape import shape_of_config
 from tasks.benchmarks.documentation import DocumentedObject, read_documents, read_objects
 from tasks.benchmarks.intervals import Score, share
 from tasks.benchmarks.multiple_choice import Item, choose, log_likelihoods, make_items, requests
 from tasks.benchmarks.normal import normal
-from tasks.evaluation import compression, contamination, plots, replies, report
+from tasks.evaluation import compression, contamination, latency, plots, replies, report, stability
 from tasks.stages import Stage
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from model.tokenizer import Tokenizer
 
 Checkpoint = Literal["pretrain", "midtrain", "sft", "rl"]
+_TRAINED = (Stage.PRETRAIN, Stage.MIDTRAIN, Stage.SFT, Stage.RL)
 
 
 class Params(StageParams):
@@ -58,9 +62,12 @@ class Materials:
     """What is asked, the same for every checkpoint."""
 
     def __init__(self, ctx: StageContext, params: Params, tokenizer: "Tokenizer") -> None:
+        from model.batches import read_manifest
+
         documents = ctx.input("artifacts/corpus/documents")
         self.shards = ctx.input("artifacts/shards")
         splits = ctx.input("artifacts/shards/documents.parquet")
+        self.tokens_per_row = int(read_manifest(self.shards)["tokens_per_row"])
         self.tokenizer = tokenizer
         self.held_out: list[DocumentedObject] = read_objects(documents, splits, "val")
         self.train_documents = [normal(row["text"]) for row in read_documents(documents, splits, "train")]
@@ -79,16 +86,19 @@ class Materials:
 def run(ctx: StageContext) -> None:
     params = ctx.params
     assert isinstance(params, Params)
+    from model.gpt import GPTConfig
     from model.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_file(ctx.input("artifacts/tokenizer/tokenizer.json"))
     materials = Materials(ctx, params, tokenizer)
+    work: Counter[str] = Counter()
     if len(materials.items) < params.multiple_choice_items:
         ctx.note(f"only {len(materials.items)} of {params.multiple_choice_items} multiple-choice items could be made")
 
     text = compression.held_out_bytes(materials.shards, tokenizer, params.bits_per_byte_rows)
     xz = compression.xz_bits_per_byte(text)
     scores: dict[str, dict[str, Score]] = {}
+    conduct: dict[str, dict[str, Score]] = {}  # latency and stability: no quality, so not among the scores
     samples: list[dict[str, Any]] = []
     same_as: dict[str, str] = {}
     hashes: dict[str, str] = {}
@@ -100,14 +110,27 @@ def run(ctx: StageContext) -> None:
             chat = stage != Stage.PRETRAIN
             twin = next((s for s, other in hashes.items() if other == digest and (s != Stage.PRETRAIN) == chat), None)
             if twin:  # rl with 0 steps passes the sft checkpoint through: the same weights have the same scores
-                same_as[stage], scores[stage] = twin, scores[twin]
+                same_as[stage], scores[stage], conduct[stage] = twin, scores[twin], dict(conduct[twin])
             else:
-                scores[stage] = _measure(ctx, params, folder, chat, materials, samples, stage)
+                scores[stage], conduct[stage] = _measure(ctx, params, folder, chat, materials, samples, work, stage)
             hashes[stage] = digest
             bar.update(1, checkpoint=stage)
 
+    config = GPTConfig.from_json(ctx.input(f"artifacts/{params.checkpoints[0]}/checkpoint") / "config.json")
+    ctx.count(
+        **vars(shape_of_config(config)),
+        forward_tokens=work["forward_tokens"],
+        decode_steps=work["decode_steps"],
+        rows_per_decode_step=work["decoded_tokens"] / max(1, work["decode_steps"]),
+        checkpoints=work["checkpoints"],
+    )
+    curves = {str(trained): path for trained in _TRAINED if (path := _optional(ctx, f"artifacts/{trained}/curve.csv"))}
+    for trained, score in stability.loss_rises(curves).items():
+        if trained in conduct:
+            conduct[trained]["loss_rise_nats"] = score
     findings = _contamination(ctx, materials, params)
-    _write(ctx, params, materials, scores, samples, findings, {"xz_bits_per_byte": xz, "bytes": len(text)}, same_as)
+    yardstick = {"xz_bits_per_byte": xz, "bytes": len(text)}
+    _write(ctx, params, materials, scores, conduct, samples, findings, yardstick, same_as, curves)
 
 
 def _measure(
@@ -117,9 +140,10 @@ def _measure(
     chat: bool,
     materials: Materials,
     samples: list[dict[str, Any]],
+    work: Counter[str],
     stage: str,
-) -> dict[str, Score]:
-    """Scores of one checkpoint; its replies are appended to `samples`."""
+) -> tuple[dict[str, Score], dict[str, Score]]:
+    """Scores and latency of one checkpoint; its replies are appended to `samples`, what was computed to `work`."""
     import torch
 
     from model.checkpoint import load_weights
@@ -138,21 +162,28 @@ def _measure(
         scores["bits_per_byte"] = compression.bits_per_byte(
             model, materials.shards, tokenizer.bytes_per_id(), params.bits_per_byte_rows
         )
+        work["forward_tokens"] += params.bits_per_byte_rows * materials.tokens_per_row
         if materials.items:
-            scores["multiple_choice"] = _multiple_choice(model, materials.items, tokenizer, chat)
+            scores["multiple_choice"] = _multiple_choice(model, materials.items, tokenizer, chat, work)
+    ctx.check_stop()
+    engine = Engine.from_model(model, tokenizer, dtype=params.dtype)
     if chat and (materials.arithmetic or materials.form):
-        ctx.check_stop()
-        engine = Engine.from_model(model, tokenizer, dtype=params.dtype)
         spoken = replies.generate(engine, [*materials.arithmetic, *materials.form], params.max_reply_tokens)
         if materials.arithmetic:
             scores |= replies.score_arithmetic(spoken[: len(materials.arithmetic)])
         scores["ends_properly"] = replies.score_form(spoken)
         samples.extend(replies.as_json(stage, reply) for reply in spoken)
-    return scores
+    done = engine.forward.work  # before the latency is measured: that takes the time it is given
+    work.update(forward_tokens=done.prefill_tokens, decode_steps=done.decode_steps, decoded_tokens=done.decoded_tokens)
+    work.update(checkpoints=1)
+    return scores, latency.measure(engine)
 
 
-def _multiple_choice(model: "GPT", items: Sequence[Item], tokenizer: "Tokenizer", chat: bool) -> Score:
+def _multiple_choice(
+    model: "GPT", items: Sequence[Item], tokenizer: "Tokenizer", chat: bool, work: Counter[str]
+) -> Score:
     pairs = [pair for item in items for pair in requests(item, tokenizer, chat)]
+    work["forward_tokens"] += sum(len(context) + len(continuation) for context, continuation in pairs)
     values = iter(log_likelihoods(model, pairs))
     right = [choose(item, [next(values) for _ in item.choices]) == item.gold for item in items]
     return share(sum(right), len(items))
@@ -177,12 +208,16 @@ def _write(
     params: Params,
     materials: Materials,
     scores: dict[str, dict[str, Score]],
+    conduct: dict[str, dict[str, Score]],
     samples: list[dict[str, Any]],
     findings: contamination.Findings,
     yardstick: dict[str, float],
     same_as: dict[str, str],
+    curves: dict[str, Path],
 ) -> None:
     write_json(ctx.out / "scores.json", {s: {b: v.as_json() for b, v in own.items()} for s, own in scores.items()})
+    measured = {s: {m: latency.as_json(v) for m, v in own.items()} for s, own in conduct.items()}
+    write_json(ctx.out / "latency_and_stability.json", measured)
     found = findings.as_json()
     for benchmark, names in (
         ("multiple choice", materials.left_out),
@@ -193,14 +228,14 @@ def _write(
     write_json(ctx.out / "contamination.json", found)
     with (ctx.out / "samples.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-    found_curves = ((str(stage), _optional(ctx, f"artifacts/{stage}/curve.csv")) for stage in params.checkpoints)
-    curves = {stage: path for stage, path in found_curves if path}
-    pictures = plots.draw(ctx.out / "plots", scores, curves, yardstick["xz_bits_per_byte"])
+    drawn = {str(stage): curves[stage] for stage in params.checkpoints if stage in curves}
+    pictures = plots.draw(ctx.out / "plots", scores, drawn, yardstick["xz_bits_per_byte"])
     (ctx.out / "report.md").write_text(
-        report.markdown(scores, samples, found, yardstick, same_as, pictures), encoding="utf-8"
+        report.markdown(scores, conduct, samples, found, yardstick, same_as, pictures), encoding="utf-8"
     )
     for stage, own in scores.items():
         ctx.report(**{f"{stage}_{name}": round(score.value, 5) for name, score in own.items()})
+        ctx.report(**{f"{stage}_{name}": score["value"] for name, score in measured[stage].items()})
     ctx.report(xz_bits_per_byte=round(yardstick["xz_bits_per_byte"], 5), contaminated_items=findings.total)
     ctx.note("scores of " + "; ".join(report.one_line(stage, own) for stage, own in scores.items()))
 

@@ -97,6 +97,8 @@ def run(ctx: StageContext) -> None:
         padding_fraction = packed.statistics["padding"] / packed.rows.size
         ctx.report(**figures, **{f"{split}_rows": len(packed.rows), f"{split}_padding_fraction": padding_fraction})
     table = pl.concat(tables).sort("id")
+    ctx.count(kept_bytes=int(documents["text"].str.len_bytes().sum()), tokens=int(table["tokens"].sum()))
+    ctx.measure("train_tokens", int(tables[0]["tokens"].sum()))
     table.write_parquet(ctx.out / "documents.parquet", compression="zstd")
     longest = int(max(table["tokens"].to_list()))
     if longest < params.tokens_per_row:

@@ -5,6 +5,7 @@
 
 import ast
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.stages import Stage
@@ -22,10 +23,11 @@ def stage_file(stage: str) -> Path:
 def imported_modules(path: Path) -> set[str]:
     """Dotted names a file imports, at any depth, functions included; `from a import b` counts a and a.b.
 
+    Imports for type checkers alone change no result and do not count.
     `python -m package.module` in a list of arguments counts too: that is how a worker process is started.
     """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -34,6 +36,17 @@ def imported_modules(path: Path) -> set[str]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _names_module(node.value):
             names.add(node.value)
     return {name for name in names if name.split(".")[0] in PACKAGES}
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those below `if TYPE_CHECKING:`."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            for other in child.orelse:
+                yield from _walk(other)
+        else:
+            yield from _walk(child)
 
 
 def _names_module(text: str) -> bool:

@@ -1,11 +1,13 @@
 """architecture: what is predicted equals the real model, and contradictions are found before training."""
 
+import dataclasses
 import json
 
 import pytest
 
 from model.gpt import GPT, GPTConfig
 from model.tokenizer import byte_tokenizer_json
+from pipeline_math.hardware import find_hardware
 from pipeline_math.model_flops_vram import ModelShape, total_parameters
 from tasks import architecture
 from tasks._errors import StageError
@@ -31,6 +33,7 @@ PLAN = {
 def run_stage(tmp_path, plan=PLAN, **params):
     for path, text in (
         ("artifacts/budget/plan.json", json.dumps(plan)),
+        ("artifacts/budget/hardware.json", json.dumps({"device": dataclasses.asdict(find_hardware(plan["hardware"]))})),
         ("artifacts/tokenizer/tokenizer.json", byte_tokenizer_json()),
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)

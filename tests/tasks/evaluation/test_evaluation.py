@@ -104,6 +104,7 @@ def root(tmp_path):
     shutil.copytree(tmp_path / "artifacts/sft", tmp_path / "artifacts/rl")
     (tmp_path / "artifacts/rl/problems.jsonl").write_text("")
     (tmp_path / "artifacts/pretrain/curve.csv").write_text("step,tokens,loss,lr\n1,10,5.0,0.1\n2,20,4.0,0.1\n")
+    (tmp_path / "artifacts/rl/curve.csv").write_text("")  # as after 0 steps
     for name in ("midtrain", "sft"):
         _conversations(tmp_path / f"artifacts/{name}/conversations.parquet", [TOOL_CONVERSATION])
     return tmp_path
@@ -144,7 +145,10 @@ def test_stage_measures_every_checkpoint_and_is_deterministic(root):
         outputs.append(
             {str(path.relative_to(ctx.out)): path.read_bytes() for path in ctx.out.rglob("*") if path.is_file()}
         )
-    assert outputs[0] == outputs[1]
+    times, beside = [json.loads(output.pop("latency_and_stability.json")) for output in outputs]
+    assert outputs[0].pop("report.md").split(b"## Latency")[0] == outputs[1]["report.md"].split(b"## Latency")[0]
+    text = outputs[1].pop("report.md").decode()
+    assert outputs[0] == outputs[1]  # only measured times may differ
     scores = json.loads(outputs[0]["scores.json"])
     assert list(scores) == sorted(["pretrain", "midtrain", "sft", "rl"])
     assert set(scores["pretrain"]) == {"bits_per_byte", "multiple_choice"}
@@ -154,7 +158,12 @@ def test_stage_measures_every_checkpoint_and_is_deterministic(root):
             assert score["low"] <= score["value"] <= score["high"]
             assert score["n"] > 0
     assert scores["rl"] == scores["sft"]  # equal weights, copied scores
-    text = outputs[0]["report.md"].decode()
+    assert set(times) == set(beside) == set(scores)
+    for own in beside.values():  # pretrain alone has a curve, and the training of the others began with it
+        assert own["loss_rise_nats"] == {"value": 0.0, "low": 0.0, "high": 0.0, "n": 2}
+        assert {"ttft_seconds", "seconds_per_output_token"} == set(own) - {"loss_rise_nats"}
+    assert beside["rl"] == beside["sft"]
+    assert "| largest rise of the training loss | nats | 0, n=2 |" in text
     assert "`rl` holds the same weights as `sft`" in text
     assert "xz -9 needs" in text
     samples = [json.loads(line) for line in outputs[0]["samples.jsonl"].decode().splitlines()]
@@ -208,7 +217,7 @@ def test_model_output_cannot_break_the_report():
         "checkpoint": "sft", "kind": "smalltalk", "messages": [{"role": "user", "content": "a|b"}],
         "reply": "<script>x</script>\n# heading `", "tool_calls": [], "ends_properly": True,
     }  # fmt: skip
-    text = report.markdown({}, [sample], {}, {"xz_bits_per_byte": 2.0, "bytes": 10}, {}, [])
+    text = report.markdown({}, {}, [sample], {}, {"xz_bits_per_byte": 2.0, "bytes": 10}, {}, [])
     assert "<script>" not in text
     assert "\n# heading" not in text
 

@@ -1,0 +1,136 @@
+"""The uncertain constants of every device class, and how precisely each kind of quantity can be known at all.
+
+Amounts are chosen so that constants carry over between machines: work that is bound by products is counted in seconds
+at the class's peak, work bound by memory in seconds at its bandwidth; their constants are slow-downs (-). Fixed costs
+are in seconds. Priors of the CPU classes come from two-core runs (commands in benchmarks/prediction_accuracy.py); their
+spreads are those with which another machine of the class is expected. GPU priors are assumed, and wide.
+"""
+
+from collections.abc import Mapping
+
+from pipeline_math.forecast import Calibration, Constant, Noise, prior
+from pipeline_math.hardware import Hardware
+
+_FITTED = "fitted to steps of 30 shapes, 0.03 M to 30 M parameters, on two cores; see benchmarks/"
+_TIMED = "timed on two cores"
+_ASSUMED = "assumed, not measured"
+
+_CPU = (
+    # One optimizer step, `step_time.step_terms`.
+    Constant("products", 0.9, 0.30, "-", "matrix products of the blocks, forward and backward", _FITTED),
+    Constant("head_products", 1.4, 0.30, "-", "products of the head", _FITTED),
+    Constant(
+        "softmax", 18.0, 0.30, "-", "loss: passes over the logits, 4 B each, while they are in the cache", _FITTED
+    ),
+    Constant(
+        "elementwise", 107.0, 0.30, "-", "passes over the activations of a layer, 4 B per token and channel", _FITTED
+    ),
+    Constant("scores", 12.4, 0.40, "-", "passes over explicit attention scores, 4 B each", _FITTED),
+    Constant("score_products", 1.7, 0.40, "-", "products of explicit attention", _FITTED),
+    Constant("fused_attention", 3.5, 0.40, "-", "fused attention", _FITTED),
+    Constant(
+        "weight_passes", 8.4, 0.30, "-", "passes over weights and their gradients per micro-batch, 4 B each", _FITTED
+    ),
+    Constant("layer_calls", 2.2e-3, 0.30, "s", "operators of one layer on one micro-batch", _FITTED),
+    Constant("orthogonalisation", 1.3, 0.30, "-", "products of Muon", _FITTED),
+    Constant("optimizer_passes", 12.4, 0.30, "-", "passes over weights and optimizer state, 4 B each", _FITTED),
+    Constant("optimizer_calls", 2.6e-3, 0.30, "s", "operators of the optimizer on one layer", _FITTED),
+    Constant("whole_model", 1.0, 0.35, "-", "all of a step where only a class-wide MFU is known", _ASSUMED),
+    # Stages.
+    Constant("process", 0.9, 0.25, "s", "interpreter, keys, parameters, publishing", _TIMED),
+    Constant("torch_import", 1.5, 0.25, "s", "import torch, move a model to the device", _TIMED),
+    Constant("documentation", 4.0, 0.5, "s", "find and import what documentation is read from", _TIMED),
+    Constant("raw_bytes", 3.8e-7, 0.4, "s/B", "clean, filter and deduplicate text", _TIMED),
+    Constant("training_text", 2.4e-7, 0.4, "s/B", "count words for the tokenizer", _TIMED),
+    Constant("merges", 1.5e-4, 0.5, "s", "one merge of the tokenizer, report included", _ASSUMED),
+    Constant("encoding", 2.0e-7, 0.4, "s/B", "encode and pack text", _TIMED),
+    Constant("first_step", 1.0, 0.5, "s", "what a training stage does once", _TIMED),
+    Constant("state_bytes", 3.0e-9, 0.6, "s/B", "write a training state", _ASSUMED),
+    Constant("conversations", 5.0e-6, 0.4, "s", "make, render and pack one token of conversation", _TIMED),
+    Constant("decode_layers", 1.5e-4, 0.4, "s", "operators of one layer in one decode step", _TIMED),
+    Constant("decode_weights", 1.0, 0.4, "-", "read the weights once per decode step", _ASSUMED),
+    Constant("decode_rows", 6.0e-5, 0.5, "s", "bookkeeping of one row in one decode step", _ASSUMED),
+    Constant("evaluation_once", 3.0, 0.5, "s", "benchmarks made, plots drawn", _TIMED),
+    Constant("evaluation_each", 0.8, 0.4, "s", "one checkpoint loaded, its latency measured", _TIMED),
+    Constant("export_once", 4.0, 0.4, "s", "import transformers, compare logits", _TIMED),
+    Constant("inference_once", 1.5, 0.5, "s", "load the export, warm up", _TIMED),
+    Constant("chat_once", 3.0, 0.4, "s", "start the server", _TIMED),
+    # Memory, `training_memory_terms`.
+    Constant("process_bytes", 3.6e8, 0.12, "B", "interpreter, torch, libraries", _FITTED),
+    Constant("static_bytes", 1.1, 0.20, "-", "over the count of weights, gradients and optimizer state", _FITTED),
+    Constant("activation_bytes", 1.9, 0.15, "-", "over the count: the allocator keeps what it has freed", _FITTED),
+    Constant("score_bytes", 1.0, 0.30, "-", "over the count of attention weights kept", _FITTED),
+    Constant("logit_bytes", 1.3, 0.30, "-", "over the count of the loss's work", _FITTED),
+)
+
+_GPU = (
+    Constant("whole_model", 1.0, 0.15, "-", "all of a step over its time at the class's MFU", "spread of the class"),
+    Constant("step_once", 0.01, 0.6, "s", "launches and bookkeeping of one step", _ASSUMED),
+    Constant("process", 3.0, 0.6, "s", "interpreter, keys, parameters, publishing", _ASSUMED),
+    Constant("torch_import", 8.0, 0.6, "s", "import torch, CUDA context", _ASSUMED),
+    Constant("documentation", 8.0, 0.6, "s", "find and import what documentation is read from", _ASSUMED),
+    Constant("raw_bytes", 5.0e-8, 0.6, "s/B", "clean, filter and deduplicate text, sixteen cores", _ASSUMED),
+    Constant("training_text", 5.0e-8, 0.6, "s/B", "count words for the tokenizer", _ASSUMED),
+    Constant("merges", 1.5e-4, 0.6, "s", "one merge of the tokenizer", _ASSUMED),
+    Constant("encoding", 2.5e-8, 0.6, "s/B", "encode and pack text", _ASSUMED),
+    Constant("first_step", 60.0, 0.6, "s", "what a training stage does once, compilation included", _ASSUMED),
+    Constant("state_bytes", 1.0e-9, 0.6, "s/B", "write a training state", _ASSUMED),
+    Constant("conversations", 2.5e-6, 0.6, "s", "make, render and pack one token of conversation", _ASSUMED),
+    Constant("decode_layers", 2.5e-4, 0.6, "s", "kernel launches of one layer in one decode step", _ASSUMED),
+    Constant("decode_weights", 1.3, 0.4, "-", "read the weights once per decode step", _ASSUMED),
+    Constant("decode_rows", 3.0e-5, 0.6, "s", "bookkeeping of one row in one decode step", _ASSUMED),
+    Constant("evaluation_once", 60.0, 0.6, "s", "benchmarks made, plots drawn", _ASSUMED),
+    Constant("evaluation_each", 10.0, 0.6, "s", "one checkpoint loaded, its latency measured", _ASSUMED),
+    Constant("export_once", 30.0, 0.6, "s", "import transformers, compare logits", _ASSUMED),
+    Constant("inference_once", 60.0, 0.6, "s", "load the export, warm up", _ASSUMED),
+    Constant("chat_once", 15.0, 0.6, "s", "start the server", _ASSUMED),
+    Constant("process_bytes", 1.0e9, 0.3, "B", "CUDA context", "0.3 to 2 GiB published"),
+    Constant("static_bytes", 1.0, 0.05, "-", "weights, gradients and optimizer state", "exact but for copies"),
+    Constant("activation_bytes", 1.15, 0.20, "-", "reserved over counted bytes", "1.04 to 1.52 published"),
+    Constant("score_bytes", 1.15, 0.30, "-", "kept attention weights", _ASSUMED),
+    Constant("logit_bytes", 1.15, 0.20, "-", "one chunk of logits and its copies", _ASSUMED),
+)
+
+_SMALL_RUNS = "fitted to 19 runs of 0.05 M to 4 M parameters on 0.4 MB to 11 MB of Python's documentation, rms 2.7 %"
+_LOSS = (
+    Constant("irreducible", 0.70, 0.20, "bit/B", "bits per byte of the text that nothing removes", _SMALL_RUNS),
+    Constant("too_few_parameters", 0.14, 0.40, "bit/B", "excess of a model of 1 M parameters", _SMALL_RUNS),
+    Constant("too_few_bytes", 0.73, 0.15, "bit/B", "excess after 10 MB of text", _SMALL_RUNS),
+    Constant("small_vocabulary", 0.305, 0.20, "bit/B", "excess of a vocabulary of 1,024 tokens", _SMALL_RUNS),
+)
+
+CONSTANTS: Mapping[str, Mapping[str, Constant]] = {
+    kind: {constant.name: constant for constant in (*own, *_LOSS)} for kind, own in (("cpu", _CPU), ("gpu", _GPU))
+}
+"""Priors by device kind and name."""
+
+_STAGE_SECONDS = Noise(log_sd=0.04, absolute=0.20, formula_log_sd=0.08)
+_ONE_STEP = Noise(log_sd=0.025, formula_log_sd=0.06)
+_MEMORY = Noise(log_sd=0.02, absolute=1.5e7, formula_log_sd=0.05)
+_LATENCY = Noise(log_sd=0.08, formula_log_sd=0.15)
+_LOSS_NOISE = Noise(log_sd=0.012, formula_log_sd=0.03)
+
+_NOISE = {
+    "seconds": _STAGE_SECONDS,
+    "step_seconds": _ONE_STEP,
+    "peak_memory_bytes": _MEMORY,
+    "bits_per_byte": _LOSS_NOISE,
+    "ttft_seconds": _LATENCY,
+    "seconds_per_output_token": _LATENCY,
+}
+
+
+def noise_of(quantity: str) -> Noise:
+    """Noise of "stage.quantity" or "quantity"; KeyError for one that is not forecast by terms."""
+    return _NOISE[quantity.rpartition(".")[2]]
+
+
+def prior_of(hardware: Hardware) -> Calibration:
+    """Constants of a device class before anything was measured on it."""
+    constants = dict(CONSTANTS[hardware.kind])
+    if hardware.kind == "gpu":
+        known = constants["whole_model"]
+        constants["whole_model"] = Constant(
+            known.name, known.value, hardware.mfu_log_sd, known.unit, known.meaning, hardware.source
+        )
+    return prior(constants)

@@ -1,0 +1,1 @@
+"""One Markdown document per step, rendered from a template and numbers that a program computed."""

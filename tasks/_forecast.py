@@ -1,0 +1,66 @@
+"""The plan's forecasts with what has been learnt since: amounts from the plan, constants from this machine's runs.
+
+Plan files hold what was forecast when the plan was made. The stages' own forecasts are made again when they start, so
+that a run after a calibrated one profits without any stage becoming stale.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline_math.forecast import Calibration
+from pipeline_math.hardware import Hardware
+from pipeline_math.interval import Interval
+from pipeline_math.stage_seconds import forecasts
+
+ROOT = Path(__file__).resolve().parent.parent
+CALIBRATION = Path("ledger") / "calibration.json"
+"""Calibrations of this repository, by machine and device class."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What artifacts/budget says about the run to come."""
+
+    hardware: Hardware
+    amounts: Mapping[str, Mapping[str, float]]
+    """Stage -> what it is expected to process."""
+    forecast: Mapping[str, Any]
+    """forecast.json as it was written."""
+
+
+def planned(folder: Path) -> Planned | None:
+    """The plan in a budget's output folder, None when there is none (or one of another version)."""
+    try:
+        forecast = json.loads((folder / "forecast.json").read_text(encoding="utf-8"))
+        hardware = json.loads((folder / "hardware.json").read_text(encoding="utf-8"))
+        return Planned(Hardware(**hardware["device"]), forecast["amounts"], forecast)
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return None
+
+
+def read_calibration(hardware: Hardware, machine: str, root: Path = ROOT) -> Calibration | None:
+    """What runs on this machine taught about the class; None before the first, or when the file is damaged."""
+    try:
+        content = json.loads((root / CALIBRATION).read_text(encoding="utf-8"))
+        return Calibration.from_json(content[machine][hardware.name])
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
+        return None
+
+
+def current(machine: str, root: Path = ROOT, folder: Path | None = None) -> dict[str, dict[str, Interval]]:
+    """Stage -> quantity -> forecast for the plan in `folder` (default artifacts/budget); empty without a plan."""
+    plan = planned(folder or root / "artifacts" / "budget")
+    if plan is None:
+        return {}
+    try:
+        found = forecasts(plan.amounts, plan.hardware, read_calibration(plan.hardware, machine, root))
+    except (KeyError, ValueError):  # a plan written by another version of the formulas
+        return {}
+    extra = {
+        stage: {quantity: Interval(**interval) for quantity, interval in own.items()}
+        for stage, own in plan.forecast["predictions"].items()
+    }
+    return {stage: {**extra.get(stage, {}), **own} for stage, own in found.items()}

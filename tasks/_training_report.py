@@ -1,0 +1,81 @@
+"""What a finished training stage tells: exact sizes, speed, loss, memory, and the amounts behind them."""
+
+from typing import TYPE_CHECKING
+
+from pipeline_math.model_flops_vram import ModelShape, checkpoint_bytes, shape_train_flops_per_token
+from tasks._context import StageContext
+from tasks._shape import shape_of_config
+from tasks.stages import Stage
+
+if TYPE_CHECKING:
+    from model.batches import RowFolder
+    from model.gpt import GPT
+    from model.train_options import TrainResult
+    from model.train_worker import TrainJob
+
+
+def report_training(
+    ctx: StageContext,
+    model: "GPT",
+    source: "RowFolder",
+    result: "TrainResult",
+    job: "TrainJob",
+    batch_tokens: int,
+    eval_every: int,
+) -> None:
+    """Figures, measurements and amounts of one run of the loop."""
+    shape = shape_of_config(model.config, source.tokens_per_row)
+    expected = checkpoint_bytes(shape)
+    ctx.predict("checkpoint_bytes", expected, expected, expected)
+    ctx.measure("checkpoint_bytes", sum(4 * weight.numel() for weight in model.parameters()))
+    ctx.report(
+        steps=result.steps,
+        tokens=result.tokens,
+        epochs=round(result.steps * job.rows_per_step / source.rows, 3),
+        final_loss=result.final_loss,
+        tokens_per_second=result.tokens_per_second,
+        flops_per_second=result.tokens_per_second * shape_train_flops_per_token(shape),
+        **{f"final_{name}": value for name, value in result.evaluation.items()},
+    )
+    if result.resumed_from is not None:
+        ctx.report(resumed_from_step=result.resumed_from)
+    _count(ctx, shape, source, result, job, batch_tokens, eval_every)
+    ctx.measure("step_seconds", result.seconds / max(1, result.steps))
+    ctx.measure("tokens_per_second", result.tokens_per_second)
+    _measure_device_memory(ctx, job.device)
+
+
+def _count(
+    ctx: StageContext,
+    shape: ModelShape,
+    source: "RowFolder",
+    result: "TrainResult",
+    job: "TrainJob",
+    batch_tokens: int,
+    eval_every: int,
+) -> None:
+    evaluations = 1 + ((result.steps - 1) // eval_every if eval_every else 0)
+    amounts = {
+        **vars(shape),
+        "batch_tokens": batch_tokens,
+        "micro_batch_rows": min(job.options.micro_batch_rows, job.rows_per_step),
+        "steps": result.steps,
+        "devices": ctx.runtime.processes if job.device != "cpu" else 1,
+        "supervised_share": ctx.figures.get("supervised_share", 1.0),
+        "conversation_tokens": ctx.figures.get("conversation_tokens", 0),
+        "evaluation_tokens": evaluations * job.eval_rows * source.tokens_per_row,
+        "state_saves": 1 + result.seconds // ctx.runtime.checkpoint_seconds,
+    }
+    text = source.manifest["train"]
+    if ctx.stage == Stage.PRETRAIN and text.get("bytes") and "val_bpb" in result.evaluation:
+        amounts["trained_bytes"] = result.tokens * text["bytes"] / text["tokens"]
+        ctx.measure("bits_per_byte", result.evaluation["val_bpb"])
+    ctx.count(**amounts)
+
+
+def _measure_device_memory(ctx: StageContext, device: str) -> None:
+    """Peak of the device's memory as its allocator reserved it. On a CPU the runner measures the process."""
+    if device.startswith("cuda") and ctx.runtime.processes == 1:
+        import torch
+
+        ctx.measure("peak_memory_bytes", torch.cuda.max_memory_reserved(device))

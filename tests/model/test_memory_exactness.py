@@ -1,0 +1,127 @@
+"""Prediction = measurement: pipeline_math's memory against what autograd keeps and what torch allocates on a CPU."""
+
+import gc
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
+
+import model.attention
+import model.loss
+from model.gpt import GPT, Layer
+from pipeline_math.model_flops_vram import QUERY_BLOCK, ModelShape, scaling_parameters
+from pipeline_math.static_memory import StaticBytes, default_static
+from pipeline_math.training_memory import (
+    LOSS_CHUNK_TOKENS,
+    MemoryOptions,
+    explicit_attention_bytes,
+    layer_activation_bytes,
+    training_memory,
+)
+from tests.model.test_exactness import SHAPES, config_of, summed_loss
+
+
+def kept_bytes(shape: ModelShape, rows: int, attention: str, dtype: str) -> int:
+    """Bytes autograd holds after a forward pass: every storage once, weights and tables of positions not."""
+    built = GPT(config_of(shape), attention, dtype)
+    own = {t.untyped_storage().data_ptr() for t in (*built.parameters(), *built.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own and tensor.dtype != torch.long:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden = built(torch.zeros(rows, shape.tokens_per_row, dtype=torch.long))
+    del hidden
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("attention", ["sdpa", "explicit"])
+@pytest.mark.parametrize(("name", "rows"), [("d2", 3), ("gqa", 2), ("one kv head", 4), ("d4", 1)])
+def test_bytes_kept_for_the_backward_pass(name, rows, attention, dtype):
+    """Layers, scores and bf16 copies of the weights, and the two norms at the ends: every byte autograd holds."""
+    shape, e = SHAPES[name], 2 if dtype == "bfloat16" else 4
+    options = MemoryOptions(activation_bytes=e, kind="cpu", explicit_attention=attention == "explicit")
+    ends = rows * shape.tokens_per_row * (2 * e * shape.d_model + 8)
+    expected = shape.n_layers * layer_activation_bytes(shape, rows, options) + ends
+    if attention == "explicit":
+        expected += explicit_attention_bytes(shape.n_layers, shape.n_heads, shape.tokens_per_row, rows, e)
+    if e == 2:
+        expected += 2 * (scaling_parameters(shape) - shape.vocab_size * shape.d_model)
+    assert kept_bytes(shape, rows, attention, dtype) == expected
+
+
+def peak_bytes(shape: ModelShape, rows: int, attention: str, dtype: str) -> int:
+    """Most bytes allocated at once by the second micro-batch of a step, by torch's record of allocations."""
+    built = GPT(config_of(shape), attention, dtype)
+    ids = torch.zeros(rows, shape.tokens_per_row, dtype=torch.long)
+    summed_loss(built, ids, getattr(torch, dtype)).backward()
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        summed_loss(built, ids, getattr(torch, dtype)).backward()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+PEAKS = [
+    (ModelShape(2, 128, 2, 2, 512, 64, 256), 8),
+    (ModelShape(3, 128, 4, 2, 512, 320, 256), 5),
+    (ModelShape(2, 128, 2, 1, 512, 4096, 512), 3),
+    (ModelShape(2, 64, 2, 2, 256, 8192, 128), 1),
+]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("attention", ["sdpa", "explicit"])
+@pytest.mark.parametrize(("shape", "rows"), PEAKS)
+def test_peak_memory_of_a_step(shape, rows, attention, dtype):
+    """Within 3 % of what torch allocated: the backward pass's own memory is a maximum over four moments."""
+    options = MemoryOptions(2 if dtype == "bfloat16" else 4, "cpu", explicit_attention=attention == "explicit")
+    found = training_memory(shape, rows, StaticBytes(0, 0, 0), options).allocated_bytes
+    assert found == pytest.approx(peak_bytes(shape, rows, attention, dtype), rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("attention", ["sdpa", "explicit"])
+def test_peak_memory_with_recomputation(attention, dtype, monkeypatch):
+    """The same with every layer under torch.utils.checkpoint, which the trainer itself does not do."""
+    original = Layer.forward
+    monkeypatch.setattr(Layer, "forward", lambda *a: checkpoint(original, *a, use_reentrant=False))
+    shape = ModelShape(6, 128, 2, 2, 512, 320, 256)
+    options = MemoryOptions(
+        2 if dtype == "bfloat16" else 4, "cpu", recompute=True, explicit_attention=attention == "explicit"
+    )
+    found = training_memory(shape, 8, StaticBytes(0, 0, 0), options).allocated_bytes
+    assert found == pytest.approx(peak_bytes(shape, 8, attention, dtype), rel=0.03)
+
+
+def test_static_bytes():
+    """Weights, gradients and the buffers of the real optimizer after a step (its step counters left out)."""
+    from model.optim import Optimizer
+
+    shape = SHAPES["gqa"]
+    built = GPT(config_of(shape), "explicit", "float32")
+    optimizer = Optimizer(built, 0.02, 0.3, 0.008, 0.1)
+    summed_loss(built, torch.zeros(1, 8, dtype=torch.long), torch.float32).backward()
+    static = default_static(shape)
+    assert static.weights_bytes == sum(p.nbytes for p in built.parameters())
+    assert static.gradients_bytes == sum(p.grad.nbytes for p in built.parameters() if p.grad is not None)
+    optimizer.step()
+    assert static.optimizer_bytes == sum(t.nbytes for t in optimizer.state_tensors().values() if t.ndim)
+
+
+def test_constants_are_those_of_the_model():
+    """pipeline_math may not import the model; the two numbers it repeats are held together here."""
+    assert QUERY_BLOCK == model.attention.QUERY_BLOCK
+    chunks = model.loss.CHUNK_TOKENS
+    assert (LOSS_CHUNK_TOKENS["cpu"], LOSS_CHUNK_TOKENS["gpu"]) == (chunks["cpu"], chunks["cuda"])
