@@ -14,7 +14,7 @@ from pipeline_math.forecast import Calibration, Noise, Observation, log_gradient
 DEGREES_OF_FREEDOM = 4.0
 """Of the t distribution that weighs runs: at three standard deviations a run counts less than half."""
 _ROUNDS = 60
-_SETTLED = 1e-9
+_SETTLED = 1e-6
 _LONGEST_STEP = 1.0
 
 

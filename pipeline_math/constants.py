@@ -12,55 +12,66 @@ from pipeline_math.forecast import Calibration, Constant, Noise, prior
 from pipeline_math.hardware import Hardware
 
 _FITTED = "fitted to steps of 30 shapes, 0.03 M to 30 M parameters, on two cores; see benchmarks/"
-_TIMED = "timed on two cores"
+_PIPELINES = "fitted to seven random pipelines on two cores; see benchmarks/"
 _ASSUMED = "assumed, not measured"
 
 _CPU = (
     # One optimizer step, `step_time.step_terms`.
-    Constant("products", 0.9, 0.30, "-", "matrix products of the blocks, forward and backward", _FITTED),
-    Constant("head_products", 1.4, 0.30, "-", "products of the head", _FITTED),
+    Constant("products", 0.71, 0.25, "-", "matrix products of the blocks, forward and backward", _FITTED),
+    Constant("head_products", 1.17, 0.30, "-", "products of the head", _FITTED),
     Constant(
-        "softmax", 18.0, 0.30, "-", "loss: passes over the logits, 4 B each, while they are in the cache", _FITTED
+        "softmax", 21.6, 0.20, "-", "loss: passes over the logits, 4 B each, while they are in the cache", _FITTED
     ),
     Constant(
-        "elementwise", 107.0, 0.30, "-", "passes over the activations of a layer, 4 B per token and channel", _FITTED
+        "elementwise", 126.0, 0.20, "-", "passes over the activations of a layer, 4 B per token and channel", _FITTED
     ),
-    Constant("scores", 12.4, 0.40, "-", "passes over explicit attention scores, 4 B each", _FITTED),
-    Constant("score_products", 1.7, 0.40, "-", "products of explicit attention", _FITTED),
-    Constant("fused_attention", 3.5, 0.40, "-", "fused attention", _FITTED),
+    Constant("scores", 13.2, 0.25, "-", "passes over explicit attention scores, 4 B each", _FITTED),
+    Constant("score_products", 1.6, 0.35, "-", "products of explicit attention", _FITTED),
+    Constant("fused_attention", 3.3, 0.35, "-", "fused attention", _FITTED),
     Constant(
-        "weight_passes", 8.4, 0.30, "-", "passes over weights and their gradients per micro-batch, 4 B each", _FITTED
+        "weight_passes", 9.3, 0.20, "-", "passes over weights and their gradients per micro-batch, 4 B each", _FITTED
     ),
-    Constant("layer_calls", 2.2e-3, 0.30, "s", "operators of one layer on one micro-batch", _FITTED),
-    Constant("orthogonalisation", 1.3, 0.30, "-", "products of Muon", _FITTED),
-    Constant("optimizer_passes", 12.4, 0.30, "-", "passes over weights and optimizer state, 4 B each", _FITTED),
-    Constant("optimizer_calls", 2.6e-3, 0.30, "s", "operators of the optimizer on one layer", _FITTED),
-    Constant("whole_model", 1.0, 0.35, "-", "all of a step where only a class-wide MFU is known", _ASSUMED),
+    Constant("layer_calls", 2.0e-3, 0.20, "s", "operators of one layer on one micro-batch", _FITTED),
+    Constant("orthogonalisation", 1.27, 0.20, "-", "products of Muon", _FITTED),
+    Constant("optimizer_passes", 12.3, 0.20, "-", "passes over weights and optimizer state, 4 B each", _FITTED),
+    Constant("optimizer_calls", 2.6e-3, 0.20, "s", "operators of the optimizer on one layer", _FITTED),
+    Constant("step_once", 6.0e-3, 0.30, "s", "batch, schedule and bookkeeping of one step", _PIPELINES),
+    Constant("whole_model", 1.0, 0.35, "-", "all of a step over its time at a given MFU", _ASSUMED),
     # Stages.
-    Constant("process", 0.9, 0.25, "s", "interpreter, keys, parameters, publishing", _TIMED),
-    Constant("torch_import", 1.5, 0.25, "s", "import torch, move a model to the device", _TIMED),
-    Constant("documentation", 4.0, 0.5, "s", "find and import what documentation is read from", _TIMED),
-    Constant("raw_bytes", 3.8e-7, 0.4, "s/B", "clean, filter and deduplicate text", _TIMED),
-    Constant("training_text", 2.4e-7, 0.4, "s/B", "count words for the tokenizer", _TIMED),
-    Constant("merges", 1.5e-4, 0.5, "s", "one merge of the tokenizer, report included", _ASSUMED),
-    Constant("encoding", 2.0e-7, 0.4, "s/B", "encode and pack text", _TIMED),
-    Constant("first_step", 1.0, 0.5, "s", "what a training stage does once", _TIMED),
-    Constant("state_bytes", 3.0e-9, 0.6, "s/B", "write a training state", _ASSUMED),
-    Constant("conversations", 5.0e-6, 0.4, "s", "make, render and pack one token of conversation", _TIMED),
-    Constant("decode_layers", 1.5e-4, 0.4, "s", "operators of one layer in one decode step", _TIMED),
-    Constant("decode_weights", 1.0, 0.4, "-", "read the weights once per decode step", _ASSUMED),
-    Constant("decode_rows", 6.0e-5, 0.5, "s", "bookkeeping of one row in one decode step", _ASSUMED),
-    Constant("evaluation_once", 3.0, 0.5, "s", "benchmarks made, plots drawn", _TIMED),
-    Constant("evaluation_each", 0.8, 0.4, "s", "one checkpoint loaded, its latency measured", _TIMED),
-    Constant("export_once", 4.0, 0.4, "s", "import transformers, compare logits", _TIMED),
-    Constant("inference_once", 1.5, 0.5, "s", "load the export, warm up", _TIMED),
-    Constant("chat_once", 3.0, 0.4, "s", "start the server", _TIMED),
+    Constant("process", 0.22, 0.30, "s", "interpreter, keys, parameters, publishing", _PIPELINES),
+    Constant("torch_import", 1.55, 0.20, "s", "import torch, move a model to the device", _PIPELINES),
+    Constant("documentation", 1.9, 0.40, "s", "find and import what documentation is read from", _PIPELINES),
+    Constant("raw_bytes", 3.6e-7, 0.30, "s/B", "clean, filter and deduplicate text", _PIPELINES),
+    Constant("training_text", 3.3e-7, 0.25, "s/B", "count words for the tokenizer", _PIPELINES),
+    Constant("merges", 1.0e-4, 0.50, "s", "one merge of the tokenizer, report included", _PIPELINES),
+    Constant("encoding", 2.8e-7, 0.25, "s/B", "encode and pack text", _PIPELINES),
+    Constant("first_step", 1.15, 0.25, "s", "what a training stage does once", _PIPELINES),
+    Constant("state_bytes", 3.4e-9, 0.60, "s/B", "write a training state", _PIPELINES),
+    Constant("conversations", 5.6e-6, 0.35, "s", "make, render and pack one token of conversation", _PIPELINES),
+    Constant("prefill_once", 2.5e-4, 0.40, "s", "calls of a prompt beyond those of a decode step", _PIPELINES),
+    Constant("decode_once", 1.6e-4, 0.35, "s", "head, sampling and bookkeeping of one decode step", _PIPELINES),
+    Constant("decode_layers", 1.65e-4, 0.25, "s", "operators of one layer in one decode step", _PIPELINES),
+    Constant("decode_weights", 1.15, 0.40, "-", "read the weights once per decode step", _PIPELINES),
+    Constant("decode_rows", 3.8e-5, 0.50, "s", "bookkeeping of one row in one decode step", _PIPELINES),
+    Constant("evaluation_once", 1.5, 0.35, "s", "benchmarks made, plots drawn", _PIPELINES),
+    Constant("evaluation_each", 0.51, 0.35, "s", "one checkpoint loaded, its latency measured", _PIPELINES),
+    Constant("export_once", 1.4, 0.25, "s", "import transformers, compare logits", _PIPELINES),
+    Constant("inference_once", 0.36, 0.40, "s", "load the export, warm up", _PIPELINES),
+    Constant("chat_once", 1.8, 0.25, "s", "start the server", _PIPELINES),
     # Memory, `training_memory_terms`.
-    Constant("process_bytes", 3.6e8, 0.12, "B", "interpreter, torch, libraries", _FITTED),
+    Constant("process_bytes", 3.86e8, 0.10, "B", "interpreter, torch, libraries", _FITTED),
+    Constant(
+        "conversation_bytes",
+        6.7e7,
+        0.30,
+        "B",
+        "making and packing conversations before they are trained on",
+        _PIPELINES,
+    ),
     Constant("static_bytes", 1.1, 0.20, "-", "over the count of weights, gradients and optimizer state", _FITTED),
-    Constant("activation_bytes", 1.9, 0.15, "-", "over the count: the allocator keeps what it has freed", _FITTED),
-    Constant("score_bytes", 1.0, 0.30, "-", "over the count of attention weights kept", _FITTED),
-    Constant("logit_bytes", 1.3, 0.30, "-", "over the count of the loss's work", _FITTED),
+    Constant("activation_bytes", 2.2, 0.15, "-", "over the count: the allocator keeps what it has freed", _FITTED),
+    Constant("score_bytes", 1.0, 0.25, "-", "over the count of attention weights kept", _FITTED),
+    Constant("logit_bytes", 1.25, 0.25, "-", "over the count of the loss's work", _FITTED),
 )
 
 _GPU = (
@@ -76,6 +87,8 @@ _GPU = (
     Constant("first_step", 60.0, 0.6, "s", "what a training stage does once, compilation included", _ASSUMED),
     Constant("state_bytes", 1.0e-9, 0.6, "s/B", "write a training state", _ASSUMED),
     Constant("conversations", 2.5e-6, 0.6, "s", "make, render and pack one token of conversation", _ASSUMED),
+    Constant("prefill_once", 1.0e-3, 0.6, "s", "calls of a prompt beyond those of a decode step", _ASSUMED),
+    Constant("decode_once", 1.0e-3, 0.6, "s", "head, sampling and bookkeeping of one decode step", _ASSUMED),
     Constant("decode_layers", 2.5e-4, 0.6, "s", "kernel launches of one layer in one decode step", _ASSUMED),
     Constant("decode_weights", 1.3, 0.4, "-", "read the weights once per decode step", _ASSUMED),
     Constant("decode_rows", 3.0e-5, 0.6, "s", "bookkeeping of one row in one decode step", _ASSUMED),
@@ -85,6 +98,7 @@ _GPU = (
     Constant("inference_once", 60.0, 0.6, "s", "load the export, warm up", _ASSUMED),
     Constant("chat_once", 15.0, 0.6, "s", "start the server", _ASSUMED),
     Constant("process_bytes", 1.0e9, 0.3, "B", "CUDA context", "0.3 to 2 GiB published"),
+    Constant("conversation_bytes", 1.0, 0.10, "B", "none on the device", "by construction"),
     Constant("static_bytes", 1.0, 0.05, "-", "weights, gradients and optimizer state", "exact but for copies"),
     Constant("activation_bytes", 1.15, 0.20, "-", "reserved over counted bytes", "1.04 to 1.52 published"),
     Constant("score_bytes", 1.15, 0.30, "-", "kept attention weights", _ASSUMED),
@@ -104,11 +118,11 @@ CONSTANTS: Mapping[str, Mapping[str, Constant]] = {
 }
 """Priors by device kind and name."""
 
-_STAGE_SECONDS = Noise(log_sd=0.04, absolute=0.20, formula_log_sd=0.08)
-_ONE_STEP = Noise(log_sd=0.025, formula_log_sd=0.06)
-_MEMORY = Noise(log_sd=0.02, absolute=1.5e7, formula_log_sd=0.05)
-_LATENCY = Noise(log_sd=0.08, formula_log_sd=0.15)
-_LOSS_NOISE = Noise(log_sd=0.012, formula_log_sd=0.03)
+_STAGE_SECONDS = Noise(log_sd=0.03, absolute=0.08, formula_log_sd=0.07)
+_ONE_STEP = Noise(log_sd=0.03, formula_log_sd=0.09)
+_MEMORY = Noise(log_sd=0.015, absolute=8.0e6, formula_log_sd=0.03)
+_LATENCY = Noise(log_sd=0.08, formula_log_sd=0.12)
+_LOSS_NOISE = Noise(log_sd=0.015, formula_log_sd=0.035)
 
 _NOISE = {
     "seconds": _STAGE_SECONDS,

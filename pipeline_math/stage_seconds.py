@@ -6,7 +6,7 @@ that costs on this machine. Left out: retries, a cold package cache, other work 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline_math.constants import noise_of, prior_of
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SECONDS = 60.0
 """Default seconds between saved training states (runtime.yaml)."""
+MIDTRAIN_CONVERSATION_SHARE = 0.8
+"""Share of midtraining's tokens that are conversations; the rest is ordinary text."""
 NOT_LEARNT = 265.0
 """Tokens that need no merge: 256 bytes and nine special ones."""
+AMOUNT_LOG_SD = {"corpus": 0.05, "tokenizer": 0.12, "shards": 0.12, "rl": 0.05, "evaluation": 0.08}
+"""How far the amounts a plan expects are off, where they depend on the text or on when replies end."""
 FORECAST_QUANTITIES = (
     "seconds",
     "step_seconds",
@@ -79,7 +83,7 @@ class Workload:
     checkpoints: int = 4
     """Checkpoints the evaluation stage scores."""
     benchmark_tokens: int = 100000
-    """Prompt tokens of all benchmarks together, per checkpoint."""
+    """Tokens read by all benchmarks together, held-out text included, per checkpoint."""
     benchmark_decode_steps: int = 500
     """Batched decode steps of all generative benchmarks together, per checkpoint that speaks."""
     benchmark_rows: float = 32.0
@@ -108,8 +112,8 @@ def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, fl
         step = total(step_seconds_terms(amounts, hardware), prior_of(hardware))
         return {"state_saves": 1.0 + amounts["steps"] * step // CHECKPOINT_SECONDS, **amounts}
 
-    speaking = max(0, work.checkpoints - 1)  # the base model is not asked to speak
-    forward = work.checkpoints * (work.benchmark_tokens + work.evaluation_tokens)
+    speaking = max(0, work.checkpoints - 1 - (work.rl_steps == 0))  # the base model is not asked to speak
+    distinct = max(1, work.checkpoints - (work.rl_steps == 0))  # a policy passed through is not measured again
     return {
         "budget": {},
         "corpus": {"raw_bytes": work.corpus_bytes, "documentation_sources": work.documentation_sources},
@@ -132,8 +136,7 @@ def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, fl
             work.chat_batch_tokens,
             chat_rows,
             supervised_share=1.0,
-            conversation_tokens=work.midtrain_tokens,
-            evaluation_tokens=work.evaluation_tokens,
+            conversation_tokens=work.midtrain_tokens * MIDTRAIN_CONVERSATION_SHARE,
         ),
         "sft": training(
             work.sft_tokens,
@@ -141,7 +144,6 @@ def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, fl
             chat_rows,
             supervised_share=work.sft_supervised_share,
             conversation_tokens=work.sft_tokens,
-            evaluation_tokens=work.evaluation_tokens,
         ),
         "rl": {
             **shape,
@@ -153,8 +155,8 @@ def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, fl
         },
         "evaluation": {
             **shape,
-            "checkpoints": work.checkpoints,
-            "forward_tokens": forward,
+            "checkpoints": distinct,
+            "forward_tokens": distinct * work.benchmark_tokens,
             "decode_steps": speaking * work.benchmark_decode_steps,
             "rows_per_decode_step": work.benchmark_rows,
         },
@@ -171,9 +173,15 @@ def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, fl
 
 
 def forecasts(
-    amounts: Mapping[str, Mapping[str, float]], hardware: Hardware, calibration: Calibration | None = None
+    amounts: Mapping[str, Mapping[str, float]],
+    hardware: Hardware,
+    calibration: Calibration | None = None,
+    amounts_known: bool = False,
 ) -> dict[str, dict[str, Interval]]:
-    """Stage -> quantity -> forecast, from amounts; `calibration` None takes the prior of the device class."""
+    """Stage -> quantity -> forecast, from amounts; `calibration` None takes the prior of the device class.
+
+    Unless the amounts are known, intervals of the stages whose work depends on the text are wider: `AMOUNT_LOG_SD`.
+    """
     known = calibration or prior_of(hardware)
     found: dict[str, dict[str, Interval]] = {}
     for stage in STAGE_ORDER:
@@ -181,8 +189,11 @@ def forecasts(
         for quantity in FORECAST_QUANTITIES:
             terms = terms_of(stage, quantity, amounts[stage], hardware)
             if terms:
-                name = f"{stage}.{quantity}"
-                own[quantity] = forecast(name, terms, known, noise_of(quantity))
+                noise = noise_of(quantity)
+                if quantity == "seconds" and not amounts_known:
+                    guessed = AMOUNT_LOG_SD.get(stage, 0.0)
+                    noise = replace(noise, log_sd=math.hypot(noise.log_sd, guessed))
+                own[quantity] = forecast(f"{stage}.{quantity}", terms, known, noise)
         if stage in TRAINING_STAGES:
             own["tokens_per_second"] = _rate(amounts[stage]["batch_tokens"], own["step_seconds"])
         found[stage] = own

@@ -114,6 +114,7 @@ def peak_memory_terms(amounts: Amounts, hardware: Hardware) -> dict[str, float]:
     parts = training_memory(shape, rows, DEFAULT.static_bytes(shape, int(amounts.get("optimizer_shards", 1))), options)
     return {
         "process_bytes": 1.0,
+        "conversation_bytes": 1.0 if amounts.get("conversation_tokens") else 0.0,
         "static_bytes": parts.weights_bytes + parts.gradients_bytes + parts.optimizer_bytes,
         "activation_bytes": parts.activations_bytes,
         "logit_bytes": parts.logits_bytes,
@@ -158,10 +159,7 @@ def terms_of(stage: str, quantity: str, amounts: Amounts, hardware: Hardware) ->
     if stage == "inference" and quantity == "seconds_per_output_token":
         return _decode_steps(shape_of(amounts), hardware, 1.0, 1.0)
     if stage == "inference" and quantity == "ttft_seconds":
-        return added(
-            forward_terms(hardware, shape_of(amounts), amounts["prompt_tokens"]),
-            _decode_steps(shape_of(amounts), hardware, 1.0, 1.0),
-        )
+        return _prefill(shape_of(amounts), hardware, amounts["prompt_tokens"])
     return None
 
 
@@ -200,10 +198,19 @@ def _decode(amounts: Amounts, hardware: Hardware) -> dict[str, float]:
     return _decode_steps(shape_of(amounts), hardware, amounts["decode_steps"], amounts["rows_per_decode_step"])
 
 
+def _prefill(shape: ModelShape, hardware: Hardware, tokens: float) -> dict[str, float]:
+    """Terms of reading a prompt: the calls of one decode step, and what grows with the prompt's tokens."""
+    compute = forward_terms(hardware, shape, tokens)
+    grows = ("whole_model", "products", "elementwise", "scores", "score_products", "fused_attention")
+    kept = {name: compute[name] for name in grows if name in compute}
+    return added({"prefill_once": 1.0}, kept, _decode_steps(shape, hardware, 1.0, 1.0))
+
+
 def _decode_steps(shape: ModelShape, hardware: Hardware, steps: float, rows: float) -> dict[str, float]:
     """Terms of `steps` decode steps over `rows` sequences: calls, weights read, bookkeeping."""
     weight_bytes = scaling_parameters(shape) * (2.0 if hardware.precision() == "bf16" else 4.0)
     terms = {
+        "decode_once": steps,
         "decode_layers": steps * shape.n_layers,
         "decode_weights": steps * weight_bytes / hardware.bandwidth_bytes_per_second,
         "decode_rows": steps * rows,

@@ -83,6 +83,7 @@ def optimizer_terms(hardware: Hardware, shape: ModelShape) -> dict[str, float]:
         "orthogonalisation": flops / hardware.peak_flops(),
         "optimizer_passes": weights * _PASS_BYTES / hardware.bandwidth_bytes_per_second,
         "optimizer_calls": float(shape.n_layers),
+        "step_once": 1.0,
     }
 
 

@@ -30,6 +30,8 @@ from tasks.stages import Stage
 
 FOLDER = "ledger"
 PARQUET = Path(FOLDER) / "ledger.parquet"
+TRACKING_READY = "events.ready"
+"""Beside an event log: the child that replays it has imported MLflow and is connected."""
 _MARK = "events.collected"
 """Beside an event log: its rows are in the ledger."""
 _NEWEST = 600

@@ -319,6 +319,7 @@ def follow(log: Path, events_before: int) -> None:
     parent = os.getppid()
     replay = Replay(log)
     while not (replay.send_new() and replay.sent > events_before):
+        log.with_name(_ledger.TRACKING_READY).touch()  # MLflow is imported and connected: the rest costs little
         if os.getppid() != parent:
             return
         time.sleep(_POLL_SECONDS)

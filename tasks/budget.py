@@ -71,7 +71,7 @@ class WorkloadParams(StageParams):
     checkpoints: Annotated[int, Field(ge=1)]
     """Checkpoints the evaluation stage scores."""
     benchmark_tokens: Annotated[int, Field(ge=0)]
-    """Prompt tokens of all benchmarks, per checkpoint."""
+    """Tokens read by all benchmarks, held-out text included, per checkpoint."""
     benchmark_decode_steps: Annotated[int, Field(ge=0)]
     """Batched decode steps of all generative benchmarks, per checkpoint."""
     benchmark_rows: Annotated[float, Field(ge=1)] = _DEFAULT.benchmark_rows

@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         with tracked(context, keys, replay) as finish:
             predict(context, ROOT / "artifacts" / Stage.BUDGET)
             with device(stage):
+                wait_until_tracking(stage, replay, resume / _ledger.TRACKING_READY)
                 stage_module(stage).run(context)
             stop.ignore()
             publish(context, keys, time.monotonic() - started)
@@ -149,11 +150,24 @@ def finished_before(resume: Path, keys: StageKeys, stage: Stage) -> bool:
 
 def start_replay(log: Path) -> subprocess.Popen[bytes]:
     """A child that replays the event log into MLflow while the stage works; it dies with this process."""
+    log.with_name(_ledger.TRACKING_READY).unlink(missing_ok=True)
     return subprocess.Popen(
         [sys.executable, "-m", "tasks._tracking", "follow", str(log), str(len(read_events(log)))],
         cwd=ROOT,
         preexec_fn=lambda: _process.die_with_parent(signal.SIGKILL),
     )
+
+
+def wait_until_tracking(stage: Stage, replay: subprocess.Popen[bytes], ready: Path, seconds: float = 6.0) -> None:
+    """Compute alone: importing MLflow takes a core for two seconds, and two threads that wait for each other at every
+    product are several times slower while they share theirs. Meanwhile torch is imported, which takes as long."""
+    if stage not in COMPUTE_BOUND:
+        return
+    if stage != Stage.CHAT:  # its server is a process of its own
+        importlib.import_module("torch")
+    until = time.monotonic() + seconds
+    while not ready.exists() and replay.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from model import loss
 from model.loss import softcap_cross_entropy
 
 WEIGHTS = {
@@ -52,3 +53,33 @@ def test_unequal_lengths_are_refused_with_the_lengths():
     hidden, head, targets = inputs(torch.float32)
     with pytest.raises(ValueError, match="37 hidden states, 36 targets, 37 weights"):
         softcap_cross_entropy(hidden, head, targets[:-1], WEIGHTS["plain"], 15.0, torch.float32)
+
+
+def test_few_sizes_of_products_whatever_the_mask():
+    """Every size of a product costs a CPU kernels that it keeps: masks must not make new sizes for ever."""
+    draw = torch.Generator().manual_seed(0)
+    sizes = set()
+    for _ in range(200):
+        weights = (torch.rand(1000, generator=draw) < torch.rand(1, generator=draw)).float()
+        kept = loss._supervised(weights)
+        assert kept.unique().numel() == kept.numel()
+        assert weights[kept].sum() == weights.sum()
+        sizes.add(kept.numel())
+    assert len(sizes) <= 1000 // loss.SIZE_STEP + 2
+
+
+def test_tokens_added_to_fill_a_size_change_nothing():
+    draw = torch.Generator().manual_seed(1)
+    hidden, head = torch.randn(300, 16, generator=draw), torch.randn(40, 16, generator=draw)
+    targets = torch.randint(0, 40, (300,), generator=draw)
+    weights = (torch.rand(300, generator=draw) < 0.3).float()
+    found, wanted = [], []
+    for results, chosen in ((found, slice(None)), (wanted, weights > 0)):
+        inputs = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+        value = softcap_cross_entropy(
+            inputs[0][chosen], inputs[1], targets[chosen], weights[chosen], 15.0, torch.float32
+        )
+        value.backward()
+        results += [value.detach(), *(part.grad for part in inputs)]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
