@@ -46,11 +46,12 @@ def show_status() -> None:
     """Print the table of stages: state, seconds predicted and measured, size, key."""
     graph = _keys.stage_graph()
     why = cascade(_keys.status_of_all(), graph)
+    predictions = _predictions()
     print(f"{'no.':>4} {'stage':<13} {'state':<7} {'predicted':>10} {'measured':>10} {'size':>10}  key")
     total = [0.0, 0.0]
     for name in graph:
         metrics = _metrics(name)
-        predicted = metrics.get("predicted", {}).get("seconds")
+        predicted = metrics.get("predicted", {}).get("seconds") or predictions.get(name)
         measured = metrics.get("measured", {}).get("seconds")
         folder = ROOT / "artifacts" / name
         size = _size(size_bytes(folder)) if folder.exists() else "-"

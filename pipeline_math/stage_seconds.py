@@ -156,6 +156,7 @@ def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, fl
         "evaluation": {
             **shape,
             "checkpoints": distinct,
+            "text_bytes": kept_bytes,
             "forward_tokens": distinct * work.benchmark_tokens,
             "decode_steps": speaking * work.benchmark_decode_steps,
             "rows_per_decode_step": work.benchmark_rows,

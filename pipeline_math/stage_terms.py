@@ -188,7 +188,7 @@ def _policy(amounts: Amounts, hardware: Hardware) -> dict[str, float]:
 def _evaluation(amounts: Amounts, hardware: Hardware) -> dict[str, float]:
     shape = shape_of(amounts)
     return added(
-        {"evaluation_each": amounts["checkpoints"]},
+        {"evaluation_each": amounts["checkpoints"], "evaluation_text": amounts.get("text_bytes", 0.0)},
         forward_terms(hardware, shape, amounts["forward_tokens"]),
         _decode_steps(shape, hardware, amounts["decode_steps"], amounts["rows_per_decode_step"]),
     )

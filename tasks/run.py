@@ -230,8 +230,8 @@ def publish(context: StageContext, keys: StageKeys, seconds: float) -> None:
     stage, target = context.stage, ROOT / "artifacts" / context.stage
     if not any(context.out.iterdir()):
         raise StageError(f"stage {stage} wrote nothing into {context.out}; this is a defect of tasks/{stage}")
-    if stage == Stage.BUDGET:
-        predict(context, context.out)
+    if "seconds" not in context.predicted:  # there was no plan when the stage started: it makes it, or ran beside it
+        predict(context, context.out if stage == Stage.BUDGET else ROOT / "artifacts" / Stage.BUDGET)
     context.measure("seconds", seconds)
     context.measure("output_bytes", size_bytes(context.out))
     if "peak_memory_bytes" not in context.measured:  # a training stage on a GPU has measured that of the device

@@ -196,6 +196,9 @@ def _own() -> dict[str, Number | Table]:
         "small_e": constant("constants.CONSTANTS.cpu.irreducible", "bits/byte"),
         "small_n": constant("constants.CONSTANTS.cpu.too_few_parameters", "bits/byte"),
         "small_d": constant("constants.CONSTANTS.cpu.too_few_bytes", "bits/byte"),
+        "small_v": constant("constants.CONSTANTS.cpu.small_vocabulary", "bits/byte"),
+        "reference_vocabulary": constant("stage_terms.REFERENCE_VOCABULARY", "tokens"),
+        "small_scale": constant("stage_terms.SMALL_SCALE_FLOPS", "FLOP"),
         "reference_parameters": constant("stage_terms.REFERENCE_PARAMETERS", "parameters"),
         "reference_bytes": constant("stage_terms.REFERENCE_BYTES", "B"),
     }

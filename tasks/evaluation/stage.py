@@ -123,6 +123,7 @@ def run(ctx: StageContext) -> None:
         decode_steps=work["decode_steps"],
         rows_per_decode_step=work["decoded_tokens"] / max(1, work["decode_steps"]),
         checkpoints=work["checkpoints"],
+        text_bytes=sum(len(text) for text in materials.train_documents),
     )
     curves = {str(trained): path for trained in _TRAINED if (path := _optional(ctx, f"artifacts/{trained}/curve.csv"))}
     for trained, score in stability.loss_rises(curves).items():
