@@ -94,6 +94,7 @@ def draw_parameters(seed: int) -> dict[str, Any]:
         "benchmark_tokens": bits_rows * tokens_per_row + items["mc"] * 4 * 45 + asked * 25,
         "benchmark_decode_steps": math.ceil(asked / 64) * eval_reply,
         "benchmark_rows": min(64, asked) / 2,
+        "champion_comparisons": 0,
         "inference_prompt_tokens": 32,
         "inference_decode_steps": (repeats + 1) * len(batches) * (new_tokens - 1),
         "inference_rows": statistics.mean(batches),

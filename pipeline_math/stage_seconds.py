@@ -88,6 +88,8 @@ class Workload:
     """Batched decode steps of all generative benchmarks together, per checkpoint that speaks."""
     benchmark_rows: float = 32.0
     """Mean sequences decoded together."""
+    champion_comparisons: int = 1
+    """1 when the gate compares with the champion."""
     inference_prompt_tokens: int = 128
     """Length of the prompts it is measured with."""
     inference_decode_steps: int = 800
@@ -161,7 +163,7 @@ def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, fl
             "decode_steps": speaking * work.benchmark_decode_steps,
             "rows_per_decode_step": work.benchmark_rows,
         },
-        "gate": {},
+        "gate": {"champion": work.champion_comparisons},
         "export": {"parameters": found.total_parameters},
         "inference": {
             **shape,

@@ -72,7 +72,7 @@ def seconds_terms(stage: str, amounts: Amounts, hardware: Hardware) -> dict[str,
         return added({"process": 1.0, "torch_import": 1.0, "chat_once": 1.0}, _decode(amounts, hardware))
     fixed: dict[str, dict[str, float]] = {
         "budget": {},
-        "gate": {},
+        "gate": {"registry": amounts.get("champion", 0.0)},
         "architecture": {"torch_import": 1.0},
         "export": {"torch_import": 1.0, "export_once": 1.0},
     }

@@ -76,6 +76,8 @@ class WorkloadParams(StageParams):
     """Batched decode steps of all generative benchmarks, per checkpoint."""
     benchmark_rows: Annotated[float, Field(ge=1)] = _DEFAULT.benchmark_rows
     """Mean sequences decoded together."""
+    champion_comparisons: Annotated[int, Field(ge=0, le=1)] = _DEFAULT.champion_comparisons
+    """1 when gate.max_regression is set: the gate then asks the registry."""
     inference_prompt_tokens: Annotated[int, Field(ge=1)] = _DEFAULT.inference_prompt_tokens
     """Length of the prompts it is measured with."""
     inference_decode_steps: Annotated[int, Field(ge=0)] = _DEFAULT.inference_decode_steps

@@ -110,7 +110,9 @@ def run(ctx: StageContext) -> None:
         )
 
     checks = [one for threshold in thresholds for one in check(threshold, measured, params.selected)]
-    champion = ctx.champion() if params.max_regression is not None else None
+    compared = params.max_regression is not None
+    ctx.count(champion=float(compared))
+    champion = ctx.champion() if compared else None
     if champion is not None:
         checks += check_champion(params, scores, champion_scores(champion, params.selected))
     failed = [one for one in checks if not one.passed]

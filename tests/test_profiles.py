@@ -126,6 +126,7 @@ def test_the_workload_repeats_what_the_sections_say(sections):
     sources = sections[Stage.CORPUS].sources
     assert work.documentation_sources == sum(source.kind == "python_docs" for source in sources)
     inference = sections[Stage.INFERENCE]
+    assert work.champion_comparisons == (sections[Stage.GATE].max_regression is not None)
     assert work.inference_prompt_tokens == inference.prompt_tokens
     steps = (inference.repeats + 1) * len(inference.batches) * (inference.new_tokens - 1)
     assert work.inference_decode_steps == pytest.approx(steps, rel=0.1)

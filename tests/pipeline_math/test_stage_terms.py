@@ -45,7 +45,7 @@ AMOUNTS = {
     **dict.fromkeys(TRAINING_STAGES, TRAINING),
     "rl": {**DECODE, "steps": 2.0, "batch_tokens": 4096.0, "micro_batch_rows": 8.0},
     "evaluation": {**DECODE, "forward_tokens": 1.0e5, "checkpoints": 4.0, "text_bytes": 1.0e6},
-    "gate": {},
+    "gate": {"champion": 1.0},
     "export": {"parameters": 1.0e6},
     "inference": {**DECODE, "prompt_tokens": 128.0},
     "chat": DECODE,
