@@ -79,6 +79,7 @@ def run(ctx: StageContext) -> None:
     ctx.count(
         **vars(shape),
         prompt_tokens=params.prompt_tokens,
+        weight_bytes=engine.forward.weight_bytes,
         prefill_tokens=engine.forward.work.prefill_tokens,
         decode_steps=engine.forward.work.decode_steps,
         rows_per_decode_step=engine.forward.work.rows_per_decode_step,

@@ -1,6 +1,7 @@
 """`python -m tasks.run <stage>`: the cmd of every DVC stage.
 
-Order: die with the parent -> keys -> parameters -> context -> resume state -> event log -> run -> publish by rename.
+Order: die with the parent -> device -> keys -> parameters -> context -> resume state -> event log -> run -> publish
+by rename.
 Outputs exist in work/<stage>/out until `run` has returned; only then do they become artifacts/<stage>/.
 Exit codes: 0 done, 1 failed, 2 wrong call, 143 stopped on request (state saved, the next call continues).
 """
@@ -38,12 +39,21 @@ EXIT_FAILED, EXIT_CALL, EXIT_STOPPED = 1, 2, 143
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage and return the exit code."""
-    started = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m tasks.run", description="Run one stage and publish its outputs.")
     parser.add_argument("stage", choices=[str(stage) for stage in Stage])
     stage = Stage(parser.parse_args(arguments).stage)
     _process.die_with_parent()
     _process.watch_ancestor(_process.is_dvc)
+    try:
+        with device(stage):
+            return run_stage(stage)
+    except KeyboardInterrupt:  # while it waited for the device: nothing has begun
+        return EXIT_STOPPED
+
+
+def run_stage(stage: Stage) -> int:
+    """Keys, event log, the stage itself, its outputs; exit codes as above."""
+    started = time.monotonic()
     stop = _process.StopRequest()
     replay = None
     try:
@@ -54,9 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         context = build_context(stage, keys, resume, stop)
         with tracked(context, keys, replay) as finish:
             predict(context, ROOT / "artifacts" / Stage.BUDGET)
-            with device(stage):
-                wait_until_tracking(stage, replay, resume / _ledger.TRACKING_READY)
-                stage_module(stage).run(context)
+            wait_until_tracking(stage, replay, resume / _ledger.TRACKING_READY)
+            stage_module(stage).run(context)
             stop.ignore()
             publish(context, keys, time.monotonic() - started)
             finish("FINISHED")
@@ -211,11 +220,15 @@ def _wait_for(replay: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
 
 @contextlib.contextmanager
 def device(stage: Stage) -> Iterator[None]:
-    """Hold the machine's compute device: stages that compute take turns, so that their times mean something."""
+    """Hold the machine's compute device: stages that compute take turns, so that their times mean something.
+
+    Taken before anything else: a waiting stage must not import and hash beside one that measures.
+    """
     if stage not in COMPUTE_BOUND:
         yield
         return
     path = ROOT / "work" / "device.lock"
+    path.parent.mkdir(exist_ok=True)
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

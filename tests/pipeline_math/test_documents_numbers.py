@@ -96,7 +96,7 @@ def test_rounding_up_does_not_add_a_digit():
 def test_a_table_refuses_typed_numbers_and_missing_cells():
     half = compute(mfu, 1.0, 1.0, 1, 2.0, unit="share")
     twice = change(
-        constant("model_flops_vram.CHUNK_LOGIT_BYTES", "B"), constant("model_flops_vram.CHUNK_LOGIT_BYTES", "B")
+        constant("training_memory.CHUNK_LOGIT_BYTES", "B"), constant("training_memory.CHUNK_LOGIT_BYTES", "B")
     )
     table = Table(("a", "b"), [["d12", half], ["x", Shown(twice, "signed .0%")]])
     assert table.markdown("t").splitlines()[1:] == ["| --- | --: |", "| d12 | 50.0 % |", "| x | 0 % |"]

@@ -62,8 +62,8 @@ def test_more_hours_never_expect_a_worse_loss(layout, change):
 def test_more_of_anything_never_expects_a_worse_loss():
     limits = {
         "memory_bytes": [gib * GIB for gib in (3, 6, 12, 24)],
-        "ttft_seconds": [0.002, 0.004, 0.008, 0.02],
-        "tpot_seconds": [0.0015, 0.003, 0.005, 0.02],
+        "ttft_seconds": [0.0035, 0.005, 0.008, 0.02],
+        "tpot_seconds": [0.0025, 0.003, 0.005, 0.02],
         "unique_tokens": [1e5, 1e7, 1e9, 1e11],
         "devices": [1, 2, 4, 8],
     }
@@ -83,7 +83,7 @@ def test_all_stages_end_within_the_hours_and_little_is_left_over(goal):
 
 def test_work_of_other_stages_is_taken_from_pretraining():
     little = solve(CARD, work=Workload())
-    much = solve(CARD, work=Workload(corpus_bytes=5e11))
+    much = solve(CARD, work=Workload(corpus_bytes=1e11))
     assert much.train_tokens < 0.9 * little.train_tokens
     assert much.shape.n_layers <= little.shape.n_layers
 
