@@ -283,7 +283,7 @@ def table(title: str, results: Sequence[Result]) -> list[str]:
     return [*lines, ""]
 
 
-def report(out: Path, per_stage: bool) -> None:
+def report(out: Path, per_stage: bool, note: str = "") -> None:
     """Print the tables."""
     ledger = rows(out / "clone")
     runs = [Run.read(path, ledger) for path in sorted(out.glob("run-*.json"), key=lambda p: int(p.stem.split("-")[1]))]
@@ -315,6 +315,7 @@ def report(out: Path, per_stage: bool) -> None:
             slowest=max(run.measured["pretrain", "step_seconds"] for run in rest) * 1000,
         )
     )
+    print(f"{note}\n\n" if note else "", end="")
     for title, results in scenarios.items():
         print("\n".join(table(title, results)))
         if per_stage:
@@ -337,10 +338,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the first run; the next ones count up")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--per-stage", action="store_true")
+    parser.add_argument("--note", default="", help="what a reader should know about the machine during these runs")
     options = parser.parse_args()
     if options.action == "run":
         run_all(options.runs, options.seed, options.out)
-    report(options.out, options.per_stage)
+    report(options.out, options.per_stage, options.note)
 
 
 if __name__ == "__main__":
