@@ -17,6 +17,7 @@ from tasks.stages import Stage
 ROOT = Path(__file__).resolve().parents[1]
 SPINE = (
     "_context.py _errors.py _files.py _invocation.py _keys.py _params.py _process.py _runtime.py _tracking.py "
+    "_devices.py _figures.py _forecast.py _forecast_plots.py _ledger.py _machine.py _run_plots.py "
     "run.py stages.py environment.py"
 )
 
@@ -91,7 +92,8 @@ class ToyRepository:
         (root / "tasks").mkdir()
         for name in ["__init__.py", *SPINE.split()]:
             shutil.copy(ROOT / "tasks" / name, root / "tasks" / name)
-        shutil.copytree(ROOT / "flows", root / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+        for package in ("flows", "pipeline_math"):
+            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "documents"))
         for folder in ("data/text", "data/chat"):
             (root / folder).mkdir(parents=True)
             (root / folder / "a.txt").write_text("text\n")
