@@ -1,7 +1,7 @@
 """How right are the forecasts? Whole pipelines of random shapes and amounts, forecast before, measured after.
 
-`python -m benchmarks.prediction_accuracy run --runs 22 --seed 1 --out /tmp/accuracy` runs them in a copy of the
-repository (about a minute each on two cores; nothing else may run) and `... report --out /tmp/accuracy` prints the
+`python -m benchmarks.prediction_accuracy run --runs 22 --seed 1 --out DIR` runs them in a copy of the
+repository (about a minute each on two cores; nothing else may run) and `... report --out DIR` prints the
 table: forecasts with the constants of the device class alone, after one calibrating run (the first), and after all
 earlier runs. Forecasts are made again for the report, from the amounts that each plan expected; measured values enter
 only through the runs a calibration is allowed to know.
