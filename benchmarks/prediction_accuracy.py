@@ -100,6 +100,7 @@ def draw_parameters(seed: int) -> dict[str, Any]:
         "rl_steps": steps,
         "rl_samples_per_step": prompts * samples,
         "rl_new_tokens": reply,
+        "rl_micro_batch_rows": 32,
         "benchmark_tokens": bits_rows * tokens_per_row + items["mc"] * 4 * 45 + asked * 25,
         "benchmark_decode_steps": math.ceil(asked / 64) * eval_reply,
         "benchmark_rows": min(64, asked) / 2,

@@ -52,9 +52,13 @@ def show_calibration() -> None:
 def record_runs() -> None:
     """Copy the newest row of every stage and quantity of this machine into the CSV that the documents quote."""
     _ledger.collect(ROOT)
+    own = _ledger.own_rows(ROOT)
+    if not own:
+        print("nothing to record: the ledger holds no run of this machine; next: make run")
+        return
     newest: dict[tuple[str, str], Row] = {}
-    last_run = {row.stage: row.run for row in _ledger.rows(ROOT)}
-    for row in _ledger.rows(ROOT):
+    last_run = {row.stage: row.run for row in own}
+    for row in own:
         if row.run == last_run[row.stage]:
             newest[row.stage, row.quantity] = row
     order = list(Stage)

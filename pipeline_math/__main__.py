@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pipeline_math.constants import knows_all
 from pipeline_math.constraints import what_binds, what_more_buys
 from pipeline_math.forecast import Calibration
 from pipeline_math.hardware import AUTO, HARDWARE, find_hardware, hardware_from_probe
@@ -85,14 +86,21 @@ def _calibration(options: argparse.Namespace) -> Calibration | None:
     """The only calibration of the device class in the file; None when no file is named."""
     if options.calibration is None:
         return None
-    name = _hardware(options).name
+    hardware = _hardware(options)
+    name = hardware.name
     content = _json_file("--calibration", options.calibration)
     fitting = [own[name] for own in content.values() if isinstance(own, dict) and name in own]
     if len(fitting) != 1:
         raise ValueError(
             f"--calibration {options.calibration}: {len(fitting)} machines of class {name}; allowed is one"
         )
-    return Calibration.from_json(fitting[0])
+    calibration = Calibration.from_json(fitting[0])
+    if not knows_all(calibration, hardware):
+        raise ValueError(
+            f"--calibration {options.calibration}: learnt by another version, with other constants for {name}; "
+            f"next: make calibrate"
+        )
+    return calibration
 
 
 def _json_file(option: str, name: str) -> dict[str, Any]:

@@ -47,9 +47,7 @@ def candidate(
     limit = largest_rows(goal, layout, shape)
     batch, rows = _batch(goal, layout, shape, limit, pretrain_seconds, known)
     step_seconds = _step_seconds(goal, layout, shape, batch, rows, known)
-    steps = max(1, round(pretrain_seconds / step_seconds))
-    if goal.train_tokens is not None:
-        steps = math.ceil(goal.train_tokens / batch)
+    steps = _steps(goal, batch, step_seconds, pretrain_seconds)
     scaling, flops = layout.scaling_parameters(shape), layout.train_flops_per_token(shape)
     return Solution(
         goal=goal,
@@ -144,7 +142,10 @@ def _step_seconds(
 def _batch(
     goal: Goal, layout: Layout, shape: ModelShape, limit: int, seconds: float, known: Calibration
 ) -> tuple[int, int]:
-    """(tokens per step, rows per micro-batch): given, or the batch rule kept small enough for `minimum_steps` steps."""
+    """(tokens per step, rows per micro-batch): given, or the batch rule, halved until there are `minimum_steps` steps.
+
+    No further than one row per device, or one micro-batch where its rows are given.
+    """
     useful = max(1, USEFUL_MICRO_BATCH_TOKENS[goal.hardware.kind] // goal.tokens_per_row)
     most = goal.micro_batch_rows or max(1, min(limit, useful))
     row_tokens = goal.row_tokens_of_all_devices
@@ -156,7 +157,20 @@ def _batch(
     expected = max(1.0, expected)
     wanted = min(power_lines_batch_tokens(expected), expected / goal.minimum_steps)
     batch = max(1, power_of_two_floor(int(wanted // least))) * least
-    return batch, goal.micro_batch_rows or _largest_divisor(batch // row_tokens, most)
+    while True:
+        rows = goal.micro_batch_rows or _largest_divisor(batch // row_tokens, most)
+        # `expected` was timed with a large batch, whose tokens are cheaper: only its own step tells how many there are.
+        step_seconds = _step_seconds(goal, layout, shape, batch, rows, known)
+        if batch == least or _steps(goal, batch, step_seconds, seconds) >= goal.minimum_steps:
+            return batch, rows
+        batch //= 2
+
+
+def _steps(goal: Goal, batch_tokens: int, step_seconds: float, seconds: float) -> int:
+    """Steps for the given tokens, else as many as the seconds allow; at least one."""
+    if goal.train_tokens is not None:
+        return math.ceil(goal.train_tokens / batch_tokens)
+    return max(1, round(seconds / step_seconds))
 
 
 def _micro_batch_rows(goal: Goal, most: int) -> int:

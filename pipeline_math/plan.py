@@ -91,7 +91,7 @@ def plan_forecast(
     goal, known = found.goal, calibration or prior_of(found.goal.hardware)
     amounts = planned_amounts(found.as_default_layout, work)
     predictions = forecasts(amounts, goal.hardware, known)
-    predictions["pretrain"]["bits_per_byte"] = found.bits_per_byte
+    loss = predictions["pretrain"].setdefault("bits_per_byte", found.bits_per_byte)  # small runs have their own law
     total = all_seconds(amounts, goal.hardware, known)
     return {
         "hours": goal.hours,
@@ -119,8 +119,8 @@ def plan_forecast(
             for stage, own in predictions.items()
         },
         "amounts": amounts,
-        "total": _totals(found, total, usd_per_hour),
-        "warnings": plan_warnings(found, total, target_val_bpb),
+        "total": _totals(found, total, loss, usd_per_hour),
+        "warnings": plan_warnings(found, total, loss, target_val_bpb),
     }
 
 
@@ -135,7 +135,7 @@ def memory_of(found: Solution) -> dict[str, Any]:
     }
 
 
-def _totals(found: Solution, seconds: Interval, usd_per_hour: float | None) -> dict[str, Any]:
+def _totals(found: Solution, seconds: Interval, loss: Interval, usd_per_hour: float | None) -> dict[str, Any]:
     hardware, devices = found.goal.hardware, found.goal.devices
     price = hardware.usd_per_hour if usd_per_hour is None else usd_per_hour
     usd, kwh = seconds.scaled(cost_usd(1.0, devices, price)), kwh_interval(seconds, devices, hardware)
@@ -149,7 +149,7 @@ def _totals(found: Solution, seconds: Interval, usd_per_hour: float | None) -> d
         "kwh_interval": kwh.as_dict(),
         "vram_bytes": found.memory_bytes,
         "vram_fits": memory_fits(found),
-        "val_bpb": found.bits_per_byte.as_dict(),
+        "val_bpb": loss.as_dict(),
     }
 
 
@@ -162,7 +162,7 @@ def kwh_interval(seconds: Interval, devices: int, hardware: Hardware) -> Interva
     return lognormal_interval(value, math.hypot(log_sd, POWER_LOG_SD[hardware.kind]))
 
 
-def plan_warnings(found: Solution, total: Interval, target_val_bpb: float | None = None) -> list[str]:
+def plan_warnings(found: Solution, total: Interval, loss: Interval, target_val_bpb: float | None = None) -> list[str]:
     """Everything about a plan that its user should know before starting."""
     warnings, goal = [], found.goal
     if total.value > goal.hours * 3600 * (1.0 + ROUNDING):
@@ -187,10 +187,9 @@ def plan_warnings(found: Solution, total: Interval, target_val_bpb: float | None
         warnings.append(
             f"{found.epochs:.1f} passes over the text: beyond about {PASSES_THAT_TEACH:g}, repeated text teaches little"
         )
-    if target_val_bpb is not None and found.bits_per_byte.value > target_val_bpb:
+    if target_val_bpb is not None and loss.value > target_val_bpb:
         warnings.append(
-            f"{found.bits_per_byte.value:.3f} bits/byte expected, {target_val_bpb:g} wanted: "
-            f"more hours or devices are needed"
+            f"{loss.value:.3f} bits/byte expected, {target_val_bpb:g} wanted: more hours or devices are needed"
         )
     return warnings
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from pipeline_math.checks import checked, positive
-from pipeline_math.inference_prefill_decode import kv_bytes_per_token, kv_cache_bytes
+from pipeline_math.inference_prefill_decode import kv_bytes_per_token, kv_cache_bytes, max_concurrent_sequences
 from pipeline_math.memory_constants import DEVICE_CONTEXT_BYTES, USABLE_MEMORY_SHARE
 from pipeline_math.model_flops_vram import ModelShape, total_parameters
 
@@ -46,6 +46,6 @@ def largest_sequences(
 ) -> int:
     """Most sequences of `tokens_each` tokens beside the weights in 0.92 of the memory; 0 if not even one fits."""
     positive(tokens_each=tokens_each, bytes_per_element=bytes_per_element)
-    one = serving_memory(shape, 1, tokens_each, bytes_per_element, context_bytes)
-    room = memory_bytes * USABLE_MEMORY_SHARE - one.weights_bytes - context_bytes
-    return max(0, int(room // one.kv_bytes))
+    empty = serving_memory(shape, 0, tokens_each, bytes_per_element, context_bytes)
+    per_token = kv_bytes_per_token(shape.n_layers, shape.n_kv_heads, shape.head_dim, bytes_per_element)
+    return max_concurrent_sequences(memory_bytes, empty.total_bytes, per_token, tokens_each, USABLE_MEMORY_SHARE)

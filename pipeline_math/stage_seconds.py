@@ -80,6 +80,8 @@ class Workload:
     """Most tokens generated per sample."""
     rl_row_tokens: float = 80.0
     """Mean length of prompt and reply."""
+    rl_micro_batch_rows: int = 32
+    """Samples of one of the policy's micro-batches."""
     checkpoints: int = 4
     """Checkpoints the evaluation stage scores."""
     benchmark_tokens: int = 100000
@@ -151,7 +153,7 @@ def planned_amounts(found: "Solution", work: Workload) -> dict[str, dict[str, fl
             **shape,
             "steps": work.rl_steps,
             "batch_tokens": work.rl_samples_per_step * work.rl_row_tokens,
-            "micro_batch_rows": 32,
+            "micro_batch_rows": work.rl_micro_batch_rows,
             "decode_steps": work.rl_steps * work.rl_new_tokens,
             "rows_per_decode_step": work.rl_samples_per_step,
         },

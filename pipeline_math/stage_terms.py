@@ -83,7 +83,8 @@ def seconds_terms(stage: str, amounts: Amounts, hardware: Hardware) -> dict[str,
         "tokenizer": {"training_text": "train_bytes", "merges": "merges"},
         "shards": {"encoding": "kept_bytes"},
     }
-    return {"process": 1.0, **{constant: amounts[amount] for constant, amount in data[stage].items()}}
+    once = {"shards_once": 1.0} if stage == "shards" else {}
+    return {"process": 1.0, **once, **{constant: amounts[amount] for constant, amount in data[stage].items()}}
 
 
 def step_seconds_terms(amounts: Amounts, hardware: Hardware) -> dict[str, float]:

@@ -11,15 +11,11 @@ from collections.abc import Mapping
 from pipeline_math.constants import noise_of, prior_of
 from pipeline_math.forecast import Calibration, forecast
 from pipeline_math.hardware import Hardware
-from pipeline_math.model_flops_vram import ModelShape, block_parameters, shape_train_flops_per_token
+from pipeline_math.model_flops_vram import ModelShape, block_parameters, blocked_keys, shape_train_flops_per_token
 from pipeline_math.pretrain_step import muon_step_flops
 
 LONGEST_EXPLICIT_ROW = 512
 """Rows up to which a CPU with bf16 products forms the score matrix; a test compares it with the model's own."""
-QUERY_BLOCK = 256
-"""Queries per block of that path; the same test compares it."""
-GIVEN_MFU_LOG_SD = 0.06
-"""A given MFU was measured by whoever gave it: what remains for evaluation, checkpoints and compilation."""
 _PASS_BYTES = 4.0
 
 
@@ -67,7 +63,7 @@ def gradient_terms(
         "layer_calls": shape.n_layers * micro_batches,
     }
     if uses_explicit_attention(hardware, shape.tokens_per_row):
-        attended = attended_keys(shape.tokens_per_row)
+        attended = blocked_keys(shape.tokens_per_row)
         terms["scores"] = shape.n_layers * shape.n_heads * tokens * attended * pass_seconds
         terms["score_products"] = 12.0 * shape.n_layers * shape.d_model * tokens * attended / peak
     else:
@@ -96,11 +92,6 @@ def forward_terms(hardware: Hardware, shape: ModelShape, tokens: float, devices:
         return {"whole_model": terms["whole_model"] / 3.0}
     rows = max(1.0, min(16.0, tokens / shape.tokens_per_row))
     return scaled(gradient_terms(hardware, shape, tokens, rows), 1.0 / 3.0)
-
-
-def attended_keys(tokens_per_row: int) -> float:
-    """Mean keys per query on the explicit path, (T + min(T, block)) / 2."""
-    return (tokens_per_row + min(tokens_per_row, QUERY_BLOCK)) / 2.0
 
 
 def uses_explicit_attention(hardware: Hardware, tokens_per_row: int) -> bool:

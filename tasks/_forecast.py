@@ -5,11 +5,14 @@ that a run after a calibrated one profits without any stage becoming stale.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pipeline_math.constants import knows_all
 from pipeline_math.forecast import Calibration
 from pipeline_math.hardware import Hardware
 from pipeline_math.interval import Interval
@@ -42,12 +45,28 @@ def planned(folder: Path) -> Planned | None:
 
 
 def read_calibration(hardware: Hardware, machine: str, root: Path = ROOT) -> Calibration | None:
-    """What runs on this machine taught about the class; None before the first, or when the file is damaged."""
+    """What runs on this machine taught about the class; None before the first, and when the file is of no use.
+
+    It is of no use when it is damaged, or was learnt by another version of the formulas, with other constants.
+    """
     try:
         content = json.loads((root / CALIBRATION).read_text(encoding="utf-8"))
-        return Calibration.from_json(content[machine][hardware.name])
+        found = Calibration.from_json(content[machine][hardware.name])
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
+    if knows_all(found, hardware):
+        return found
+    _tell_once(
+        f"{CALIBRATION} holds other constants than this version and is left out; the next finished pipeline "
+        "writes a new one"
+    )
+    return None
+
+
+@cache
+def _tell_once(message: str) -> None:
+    """Print a line once per process, however often it is the answer."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def current(machine: str, root: Path = ROOT, folder: Path | None = None) -> dict[str, dict[str, Interval]]:

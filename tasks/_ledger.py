@@ -1,17 +1,18 @@
 """The ledger: every finished stage's forecasts beside its measurements, and the calibration learnt from them.
 
-A stage's rows travel in its event log like everything else it reports; `collect` moves those of finished logs into
-ledger/ledger.parquet, once each. `calibrate` reads all rows of this machine and writes ledger/calibration.json, which
-the next plan and the next stage's forecasts use. Nothing here is a dependency of a stage.
+A stage's rows travel in its event log like everything else it reports; `collect` copies those of finished logs into
+ledger/ledger.parquet, once each: stage, key and time tell which are there. `calibrate` reads all rows of this machine
+and writes ledger/calibration.json, which the next plan and the next stage's forecasts use. Nothing here is a dependency
+of a stage.
 """
 
 import fcntl
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,14 @@ FOLDER = "ledger"
 PARQUET = Path(FOLDER) / "ledger.parquet"
 TRACKING_READY = "events.ready"
 """Beside an event log: the child that replays it has imported MLflow and is connected."""
-_MARK = "events.collected"
-"""Beside an event log: its rows are in the ledger."""
+_OF_THE_LAST_PART = ("seconds", "peak_memory_bytes")
+"""Measured of a process: of a resumed stage the part before the interruption is missing."""
 _NEWEST = 600
 """Rows a calibration learns from: about forty runs of the pipeline."""
 
 
 def rows_of(context: StageContext) -> list[dict[str, Any]]:
-    """Rows of a stage that has finished, `run` still empty. A resumed stage's seconds are those of its last part: none.
+    """Rows of a stage that has finished, `run` still empty; without what only the last part of a resumed one came to.
 
     The shape of a plan's hardware is needed to learn from a row, so the class's name stands in it.
     """
@@ -59,7 +60,7 @@ def rows_of(context: StageContext) -> list[dict[str, Any]]:
     }
     rows = []
     for quantity, measured in context.measured.items():
-        if resumed and quantity == "seconds":
+        if resumed and quantity in _OF_THE_LAST_PART:
             continue
         predicted, low, high = context.predicted.get(quantity, (None, None, None))
         rows.append(
@@ -89,20 +90,19 @@ def measured_seconds(root: Path = ROOT) -> dict[str, float]:
 def collect(root: Path = ROOT) -> set[str]:
     """Append the rows of finished event logs that the ledger lacks; the stages that came."""
     with _locked(root):
+        known = rows(root)
+        collected = {_origin(row) for row in known}
         fresh: list[Row] = []
-        marks: list[Path] = []
         for log in sorted(root.glob("work/*/*/events.jsonl")):
-            mark, events = log.with_name(_MARK), read_events(log)
+            events = read_events(log)
             entries = [event for event in events if event["event"] == "ledger"]
-            if mark.exists() or not entries or events[-1]["event"] != "end" or events[-1]["status"] != "FINISHED":
+            if not entries or events[-1]["event"] != "end" or events[-1]["status"] != "FINISHED":
                 continue
             run = _run_id(log)
-            fresh += [row_of({**row, "run": run}) for row in entries[-1]["rows"]]
-            marks.append(mark)
+            own = (row_of({**row, "run": run}) for row in entries[-1]["rows"])
+            fresh += [row for row in own if _origin(row) not in collected]
         if fresh:
-            _write(root, [*rows(root), *fresh])
-            for mark in marks:
-                mark.touch()
+            _write(root, sorted([*known, *fresh], key=lambda row: datetime.fromisoformat(row.time)))
     return {row.stage for row in fresh}
 
 
@@ -116,10 +116,15 @@ def rows(root: Path = ROOT) -> list[Row]:
     return [row_of(values) for values in pq.read_table(path, partitioning=None).to_pylist()]
 
 
+def own_rows(root: Path = ROOT) -> list[Row]:
+    """Rows of this machine: a ledger that was copied or is shared holds those of others, too."""
+    machine = _machine.fingerprint()
+    return [row for row in rows(root) if row.machine == machine]
+
+
 def calibrate(root: Path = ROOT) -> dict[str, Calibration]:
     """Device class -> calibration from this machine's newest rows; also written to ledger/calibration.json."""
-    machine = _machine.fingerprint()
-    own = [row for row in rows(root) if row.machine == machine]
+    machine, own = _machine.fingerprint(), own_rows(root)
     found = {}
     for name in sorted({row.hardware for row in own if row.hardware}):
         hardware = find_class(name, root)
@@ -160,6 +165,11 @@ def find_class(name: str, root: Path = ROOT) -> Hardware | None:
     return plan.hardware if plan and plan.hardware.name == name else None
 
 
+def _origin(row: Row) -> tuple[str, str, str]:
+    """The run of a stage that a row came from."""
+    return row.stage, row.key, row.time
+
+
 def _run_id(log: Path) -> str:
     try:
         state = json.loads(log.with_suffix(".sent.json").read_text(encoding="utf-8"))
@@ -193,7 +203,3 @@ def _locked(root: Path) -> Iterator[None]:
     with (root / FOLDER / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-if __name__ == "__main__":
-    sys.exit("next: python -m flows ledger")

@@ -68,6 +68,8 @@ class WorkloadParams(StageParams):
     """Most generated tokens per sample."""
     rl_row_tokens: Annotated[float, Field(gt=0)] = _DEFAULT.rl_row_tokens
     """Mean length of prompt and reply."""
+    rl_micro_batch_rows: Annotated[int, Field(ge=1)] = _DEFAULT.rl_micro_batch_rows
+    """Samples of one of the policy's micro-batches."""
     checkpoints: Annotated[int, Field(ge=1)]
     """Checkpoints the evaluation stage scores."""
     benchmark_tokens: Annotated[int, Field(ge=0)]

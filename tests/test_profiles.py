@@ -118,6 +118,7 @@ def test_the_workload_repeats_what_the_sections_say(sections):
     assert work.rl_steps == rl.steps
     assert work.rl_samples_per_step == rl.prompts_per_step * rl.samples_per_prompt
     assert work.rl_new_tokens == rl.max_reply_tokens
+    assert work.rl_micro_batch_rows == rl.micro_batch_rows
     pretrain, evaluation = sections[Stage.PRETRAIN], sections[Stage.EVALUATION]
     assert work.evaluation_tokens == pytest.approx(pretrain.eval_rows * params.tokens_per_row, rel=0.02)
     evaluations = -(-found.steps // pretrain.eval_every) if pretrain.eval_every else 1

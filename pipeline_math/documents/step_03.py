@@ -101,6 +101,7 @@ def _own() -> dict[str, Number | Table]:
         "own_speed": speed,
         "own_eaten": eaten,
         "own_wanted": times(eaten, constant("packing_io.LOADER_MARGIN", ""), "B/s"),
+        "constant_once": constant("constants.CONSTANTS.cpu.shards_once", "s"),
         "constant_encoding": constant("constants.CONSTANTS.cpu.encoding", "s/B"),
     }
 

@@ -30,7 +30,10 @@ def test_runs_errors_and_coverage_are_counted(repository, capsys):
     write_log(
         repository,
         "b",
-        [row(measured=20.0), row(quantity="export_bytes", predicted=5.0, low=5.0, high=5.0, measured=5.0)],
+        [
+            row(measured=20.0, key="L"),
+            row(quantity="export_bytes", predicted=5.0, low=5.0, high=5.0, measured=5.0, key="L"),
+        ],
     )
     commands.show_ledger()
     out = capsys.readouterr().out
@@ -45,12 +48,22 @@ def test_runs_errors_and_coverage_are_counted(repository, capsys):
 def test_documents_get_the_newest_run_of_every_stage(repository):
     write_log(repository, "a", [row(measured=11.0), row(quantity="kept_share", measured=0.8)], run="old")
     _ledger.collect(repository)
-    write_log(repository, "b", [row(measured=12.0)], run="new")
+    write_log(repository, "b", [row(measured=12.0, key="L")], run="new")
     write_log(repository, "c", [row(stage="shards", measured=3.0)], run="shards")
+    write_log(repository, "d", [row(measured=99.0, machine="another machine", key="M")], run="other")
     commands.record_runs()
     found = read_csv(repository / "recorded.csv")
     assert [(r.stage, r.quantity, r.run, r.measured) for r in found] == [
         ("corpus", "seconds", "new", 12.0),
         ("shards", "seconds", "shards", 3.0),
     ]
-    assert found[0] == replace(row(measured=12.0), run="new")
+    assert found[0] == replace(row(measured=12.0, key="L"), run="new")
+
+
+def test_runs_of_other_machines_leave_the_documents_alone(repository, capsys):
+    """Catches a copied ledger from which the documents would quote another machine, or nothing at all."""
+    (repository / "recorded.csv").write_text("as it was")
+    write_log(repository, "a", [row(machine="another machine")])
+    commands.record_runs()
+    assert (repository / "recorded.csv").read_text() == "as it was"
+    assert "no run of this machine; next: make run" in capsys.readouterr().out

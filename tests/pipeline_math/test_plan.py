@@ -23,7 +23,7 @@ from pipeline_math.plan import (
 )
 from pipeline_math.plan_text import gain_words, money, quantity
 from pipeline_math.scaled_work import ScaledWork
-from pipeline_math.stage_seconds import Workload, stage_seconds
+from pipeline_math.stage_seconds import Workload, forecasts, planned_amounts, stage_seconds
 from pipeline_math.target_budget import Goal, solve
 from tasks.stages import Stage
 
@@ -53,7 +53,7 @@ def test_pretraining_takes_its_share_of_the_hours():
 def test_every_field_of_the_workload_changes_a_prediction():
     """Catches a workload field that no prediction uses."""
     found = solve(LAPTOP)
-    base = Workload(tokenizer_bytes=1e6, chat_micro_batch_rows=4)
+    base = Workload(tokenizer_bytes=1e6, chat_micro_batch_rows=4, rl_micro_batch_rows=4)
     before = plan_forecast(found, base)["predictions"]
     fields = [field.name for field in dataclasses.fields(base) if field.name != "bytes_per_token"]  # tokens, not time
     assert len(fields) > 15
@@ -116,6 +116,29 @@ def test_forecast_has_intervals_for_every_stage_and_the_totals():
     assert forecast["total"]["seconds"] == pytest.approx(parts)
     assert set(forecast["predictions"]["pretrain"]) >= {"seconds", "step_seconds", "peak_memory_bytes", "bits_per_byte"}
     assert set(forecast["amounts"]) == set(forecast["predictions"])
+
+
+def test_one_loss_is_told_everywhere():
+    """The loss law of large runs stood in place of that of small ones, and no calibration ever reached the total."""
+    found = solve(LAPTOP)
+    amounts = planned_amounts(found, Workload())
+    small = forecasts(amounts, LAPTOP.hardware)["pretrain"]["bits_per_byte"]
+    assert abs(math.log(small.value / found.bits_per_byte.value)) > 0.01  # else nothing below tells them apart
+    forecast = plan_forecast(found, Workload())
+    assert forecast["predictions"]["pretrain"]["bits_per_byte"] == small.as_dict()
+    assert forecast["total"]["val_bpb"] == small.as_dict()
+    between = math.sqrt(small.value * found.bits_per_byte.value)
+    warned = [text for text in plan_forecast(found, Workload(), None, None, between)["warnings"] if "wanted" in text]
+    assert any("bits/byte expected" in text for text in warned) == (small.value > between)
+    worse = plan_forecast(found, Workload(), None, None, 0.99 * small.value)["warnings"]
+    assert any(text.startswith(f"{small.value:.3f} bits/byte expected") for text in worse)
+
+
+def test_a_large_run_is_forecast_by_the_loss_law():
+    found = solve(Goal(24, find_hardware("rtx4090")))
+    forecast = plan_forecast(found, Workload())
+    assert forecast["predictions"]["pretrain"]["bits_per_byte"] == found.bits_per_byte.as_dict()
+    assert forecast["total"]["val_bpb"] == found.bits_per_byte.as_dict()
 
 
 def test_memory_parts_add_up():
@@ -234,6 +257,16 @@ def test_a_calibration_and_a_probe_are_read(capsys, tmp_path):
     probe.write_text("{}")
     assert main(["solve", "--hours", "1", "--hardware", "auto", "--probe", str(probe)]) == 2
     assert "probe" in capsys.readouterr().err
+
+
+def test_a_calibration_of_another_version_is_refused(capsys, tmp_path):
+    """It ended in a KeyError for the first constant that was added since."""
+    prior = prior_of(find_hardware("rtx4090"))
+    old = dataclasses.replace(prior, names=tuple(name.replace("shards_once", "former") for name in prior.names))
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps({"a machine": {"rtx4090": old.as_json()}}))
+    assert main([*CARD, "--calibration", str(path)]) == 2
+    assert "other constants for rtx4090; next: make calibrate" in capsys.readouterr().err
 
 
 def test_hardware_is_listed(capsys):

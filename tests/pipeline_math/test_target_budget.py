@@ -120,8 +120,25 @@ def test_parameters_without_text_to_fill_them_count_less():
 def test_short_runs_keep_a_minimum_of_steps():
     """Catches the batch rule applied below its range: it would leave a ten-minute run forty steps."""
     found = solve(Goal(1 / 6, find_hardware("cpu-2core"), depth=4, pretrain_share=1.0, **SMALL))
-    assert found.steps >= 0.98 * 300  # the batch is chosen before its step is timed
+    assert found.steps >= 300
     assert found.batch_tokens & (found.batch_tokens - 1) == 0
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 4, 8, 9, 10, 11, 12, 16, 30])
+def test_no_run_is_short_of_steps_that_a_smaller_batch_would_give(minutes):
+    """The batch was chosen with the cheaper tokens of a large one, and its steps were not counted again."""
+    goal = Goal(minutes / 60, find_hardware("cpu-2core"), depth=4, pretrain_share=1.0, **SMALL)
+    found = solve(goal)
+    assert found.steps >= goal.minimum_steps or found.batch_tokens == goal.row_tokens_of_all_devices
+    assert found.steps * found.step_seconds == pytest.approx(minutes * 60, rel=0.5 / found.steps)
+
+
+def test_the_smallest_batch_is_one_micro_batch():
+    """Six seconds are no three hundred steps, however small they are; a given micro-batch is never cut."""
+    goal = Goal(1 / 600, find_hardware("cpu-2core"), depth=4, pretrain_share=1.0, micro_batch_rows=4, **SMALL)
+    found = solve(goal)
+    assert found.steps < goal.minimum_steps
+    assert found.batch_tokens == 4 * goal.tokens_per_row
 
 
 def test_given_tokens_are_trained_on_whatever_the_hours():

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from pipeline_math.inference_prefill_decode import max_concurrent_sequences
 from pipeline_math.layouts import (
     DEFAULT,
     RESEARCH,
@@ -191,6 +192,20 @@ def test_serving_memory_counts_grouped_heads_and_finds_the_boundary():
     assert serving_memory(d20, most, 2048).total_bytes <= 24 * GIB * USABLE_MEMORY_SHARE
     assert serving_memory(d20, most + 1, 2048).total_bytes > 24 * GIB * USABLE_MEMORY_SHARE
     assert largest_sequences(1.0, d20, 2048) == 0
+
+
+@pytest.mark.parametrize("shape", [shape_of_depth(4, 4096, 512), shape_of_depth(20, 32768, 2048)])
+@pytest.mark.parametrize("gib", [1, 2, 8, 24, 80, 141])
+@pytest.mark.parametrize("tokens_each", [1, 1000, 2048, 32768])
+def test_sequences_are_counted_as_step_nine_counts_them(shape, gib, tokens_each):
+    """One formula for both: the usable memory that weights and context leave, over the cache of one sequence."""
+    one = serving_memory(shape, 1, tokens_each)
+    expected = (gib * GIB * USABLE_MEMORY_SHARE - one.weights_bytes - one.context_bytes) // one.kv_bytes
+    assert largest_sequences(gib * GIB, shape, tokens_each) == max(0, expected)
+    per_token = serving_memory(shape, 1, 1).kv_bytes
+    resident = one.weights_bytes + one.context_bytes
+    fit = max_concurrent_sequences(gib * GIB, resident, int(per_token), tokens_each, USABLE_MEMORY_SHARE)
+    assert largest_sequences(gib * GIB, shape, tokens_each) == fit
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +64,55 @@ def test_finished_stages_are_collected_once(tmp_path):
     assert found[1].predicted is None and found[1].inside is None and found[1].log_error is None
 
 
+def test_a_kill_after_the_ledger_was_written_repeats_no_row(tmp_path):
+    """A mark beside the log, written after the ledger, told what was collected: a kill between repeated the rows."""
+    log = write_log(tmp_path, "a", [row()])
+    _ledger.collect(tmp_path)
+    assert {path.name for path in log.parent.iterdir()} == {"events.jsonl", "events.sent.json"}  # the ledger tells
+    assert _ledger.collect(tmp_path) == set()
+    assert len(_ledger.rows(tmp_path)) == 1
+
+
+def test_a_stage_that_was_run_again_is_collected_again(tmp_path):
+    """A forced run has the same key, but not the same time."""
+    write_log(tmp_path, "a", [row(measured=11.0)])
+    _ledger.collect(tmp_path)
+    write_log(tmp_path, "b", [row(measured=12.0, time="2026-01-01T00:00:01+0000")])
+    assert _ledger.collect(tmp_path) == {"corpus"}
+    assert [r.measured for r in _ledger.rows(tmp_path)] == [11.0, 12.0]
+
+
+def test_rows_stand_in_the_order_of_their_times(tmp_path):
+    """Logs are found in the order of their names, which are hashes; the newest row is the last. Zones may differ."""
+    write_log(tmp_path, "a", [row(measured=3.0, time="2026-01-01T10:00:00+0000")])
+    write_log(tmp_path, "b", [row(measured=2.0, time="2026-01-01T11:00:00+0200")])
+    _ledger.collect(tmp_path)
+    write_log(tmp_path, "c", [row(measured=1.0, time="2026-01-01T08:00:00+0000")])
+    _ledger.collect(tmp_path)
+    assert [r.measured for r in _ledger.rows(tmp_path)] == [1.0, 2.0, 3.0]
+
+
+def test_a_resumed_stage_tells_nothing_of_its_process(tmp_path, monkeypatch):
+    """Seconds and peak memory are those of the process that finished it; what it made is complete."""
+    monkeypatch.setattr(_machine, "fingerprint", lambda: "m")
+    monkeypatch.setattr(_ledger, "git_sha", lambda root: "")
+    measured = {"seconds": 1.0, "peak_memory_bytes": 2.0, "output_bytes": 3.0}
+    for resumed, expected in ((False, set(measured)), (True, {"output_bytes"})):
+        events = EventLog(tmp_path / str(resumed) / "events.jsonl")
+        events.write("resumed" if resumed else "start")
+        context = SimpleNamespace(
+            stage="corpus",
+            root=tmp_path,
+            out=tmp_path,
+            events=events,
+            key="K",
+            amounts={},
+            predicted={},
+            measured=measured,
+        )
+        assert {own["quantity"] for own in _ledger.rows_of(context)} == expected
+
+
 def test_a_log_that_mlflow_never_saw_is_named_by_itself(tmp_path):
     write_log(tmp_path, "abc", [row()], run=None)
     _ledger.collect(tmp_path)
@@ -111,6 +161,23 @@ def test_damaged_calibrations_are_ignored(tmp_path):
         assert _forecast.read_calibration(CPU, "m", tmp_path) is None
         assert _ledger.calibrate(tmp_path) == {}
         assert json.loads(path.read_text())[_machine.fingerprint()] == {}
+
+
+def test_a_calibration_with_other_constants_is_left_out(tmp_path, capsys):
+    """After an upgrade the plan met a constant that the stored calibration lacked, and died of a KeyError."""
+    current, path = prior_of(CPU), tmp_path / _forecast.CALIBRATION
+    path.parent.mkdir()
+    for names in (current.names[1:], (*current.names[1:], "former"), (*current.names, "former")):
+        old = {**current.as_json(), "names": list(names)}
+        path.write_text(json.dumps({"m": {"cpu-2core": old}}))
+        _forecast._tell_once.cache_clear()
+        assert _forecast.read_calibration(CPU, "m", tmp_path) is None
+        assert _forecast.read_calibration(CPU, "m", tmp_path) is None
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "left out; the next finished pipeline writes a new one" in said
+    path.write_text(json.dumps({"m": {"cpu-2core": current.as_json()}}))
+    assert _forecast.read_calibration(CPU, "m", tmp_path) == current
+    assert capsys.readouterr().err == ""
 
 
 def test_csv_keeps_every_value(tmp_path):

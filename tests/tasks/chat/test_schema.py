@@ -82,7 +82,7 @@ json_values = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first texts drawn in a clone build tables
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first texts drawn in a clone build tables
 @given(st.dictionaries(st.sampled_from(sorted(ChatRequest.model_fields)), json_values, max_size=6))
 def test_any_json_is_accepted_or_refused_but_never_crashes(body):
     with contextlib.suppress(RequestError):
