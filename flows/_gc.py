@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from flows import ROOT
-from tasks import _keys
+from tasks import _keys, _units
 from tasks._files import remove, size_bytes
 from tasks.stages import Stage
 
@@ -14,8 +14,10 @@ def collect(remove_them: bool) -> None:
     freed = 0
     for stage in Stage:
         keep = _keys.current(stage, status=False).resume_key[:16]
-        for folder in sorted((ROOT / "work" / stage).glob("*")):
-            if folder.is_dir() and folder.name != keep:
+        scratch = ROOT / "work" / stage
+        folders = [path for path in sorted(scratch.glob("*")) if path.is_dir() and path.name not in (keep, "cache")]
+        for folder in [*folders, *_units.unused(scratch / "cache")]:
+            if folder.is_dir():
                 size = size_bytes(folder)
                 freed += size
                 print(

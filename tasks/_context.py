@@ -64,7 +64,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 class Progress:
     """A bar in a terminal, a line every `every_seconds` in a log file."""
 
-    def __init__(self, description: str, total: float, unit: str, every_seconds: float) -> None:
+    def __init__(self, description: str, total: float | None, unit: str, every_seconds: float) -> None:
         self.description, self.total, self.unit, self.every_seconds = description, total, unit, every_seconds
         self.done, self.started = 0.0, time.monotonic()
         self.printed = self.started
@@ -97,10 +97,13 @@ class Progress:
     def _line(self, postfix: dict[str, object]) -> None:
         seconds = max(time.monotonic() - self.started, 1e-9)
         rate = self.done / seconds
-        left = (self.total - self.done) / rate if rate else math.inf
         extra = "".join(f", {k} {v}" for k, v in postfix.items())
-        share = self.done / self.total if self.total else 1.0
         shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        if self.total is None:  # work that is found while it is being done
+            print(f"{self.description}: {self.done:,.0f} {self.unit}, {shown} {self.unit}/s{extra}", flush=True)
+            return
+        left = (self.total - self.done) / rate if rate else math.inf
+        share = self.done / self.total if self.total else 1.0
         print(f"{self.description}: {share:.0%}, {shown} {self.unit}/s, {left:.0f} s left{extra}", flush=True)
 
 
@@ -178,8 +181,8 @@ class StageContext:
         """Points of a training curve; each row has "step". Publish rows when their checkpoint is on disk."""
         self.events.curve(rows)
 
-    def progress(self, description: str, total: float, unit: str) -> Progress:
-        """A progress display for long work; use as a context manager."""
+    def progress(self, description: str, total: float | None, unit: str) -> Progress:
+        """A progress display for long work, None where its end is not known; use as a context manager."""
         return Progress(description, total, unit, self.runtime.progress_seconds)
 
     def note(self, text: str) -> None:
@@ -190,6 +193,11 @@ class StageContext:
         """Raise Interrupted when a stop was requested; call it between units of work that are safe to lose."""
         if self.stop_requested():
             raise Interrupted("stopped on request")
+
+    @property
+    def cache(self) -> Path:
+        """work/<stage>/cache: units of work named by content (tasks/_units.py), shared by all parameter sets."""
+        return self.resume.parent / "cache"
 
     @property
     def cores(self) -> int:

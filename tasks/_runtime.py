@@ -21,6 +21,9 @@ class Runtime(BaseModel):
     """CPU threads of one training process; 0 takes every core this process may use."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes of the data stages; 0 takes every core this process may use."""
+    cluster: str | None = None
+    """Address of a Dask scheduler, such as tcp://node1:8786, whose workers do the work of the corpus stage; None: the
+    processes of this machine. Workers need this environment and this folder under the same path."""
     concurrent_stages: Annotated[int, Field(ge=1)] = 2
     """Independent stages a flow runs at once; stages that compute on the device still take turns."""
     progress_seconds: Annotated[float, Field(gt=0)] = 10.0

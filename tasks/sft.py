@@ -1,12 +1,13 @@
 """sft: the model learns to be the assistant; only what the assistant must produce is supervised.
 
 Reads    artifacts/midtrain/checkpoint, artifacts/shards, artifacts/corpus/documents,
-         artifacts/tokenizer/tokenizer.json, data/chat (for jsonl parts),
+         artifacts/tokenizer/tokenizer.json, data/chat and data/benchmarks (for jsonl parts),
          artifacts/budget/plan.json (when batch_tokens is not set)
 Writes   artifacts/sft/checkpoint, curve.csv, conversations.parquet (every conversation with its origin),
          mixture_report.json
 Promise  no conversation is cut: one that fits a row is whole, a longer one is split between turns or dropped and
-         counted; objects whose document is held out are in no conversation
+         counted; objects whose document is held out are in no conversation; conversations from files contain no item
+         of the benchmarks in data/benchmarks (those left out are counted per benchmark in mixture_report.json)
 Limits   conversations in one row see each other (no document mask), as in pretraining
 """
 

@@ -21,6 +21,7 @@ from pipeline_math.data_filtering import (
 )
 from pipeline_math.documents.number import Number, compute, constant, over
 from pipeline_math.documents.recorded import amount, ledger_values, measured
+from pipeline_math.documents.step_01_scale import scale_levers, scale_values
 from pipeline_math.documents.table import Cell, Shown, Table, levers
 
 BANDS, ROWS_PER_BAND, HASHES = 14, 8, 112
@@ -53,7 +54,8 @@ WEB_DOCUMENTS = 1e9
 
 def values() -> dict[str, Number | Table]:
     """Everything the template names."""
-    return _search() | _cost() | _repetition() | _own() | {"targets": _targets()} | ledger_values("corpus")
+    own = _own() | scale_values() | {"targets": _targets()}
+    return _search() | _cost() | _repetition() | own | ledger_values("corpus")
 
 
 def _chosen(name: str, unit: str) -> Number:
@@ -186,5 +188,6 @@ def _targets() -> Table:
             ("the same: missed pairs, its price", "statistics", missed, missed_best),
             ("pack without cropping (raw text to collect)", "io", cropped, packed),
             ("repeat instead of collecting (passes for the worth of distinct ones)", "compute", wanted_worth, passes),
+            *scale_levers(),
         )
     )

@@ -17,6 +17,7 @@ from tasks.conversations.mixture import Mixture, Part
 
 if TYPE_CHECKING:
     from model.tokenizer import Tokenizer
+    from tasks.benchmarks.overlap import NgramIndex
 
 SPELLING_WORDS = 300
 """This many of the most frequent words of the training documents serve for spelling: few enough to recur."""
@@ -48,11 +49,13 @@ class PartReport:
 
 @dataclass(frozen=True)
 class Sources:
-    """Where conversations are made from. `chat_folder` is asked for only when a part reads files."""
+    """Where conversations are made from. `chat_folder` and `benchmarks` are asked for only when a part reads files."""
 
     documents: Path
     splits: Path
     chat_folder: Callable[[], Path]
+    benchmarks: Callable[[], "NgramIndex | None"] = lambda: None
+    """Items that conversations from files must not contain; None = there are none."""
 
 
 def build(
@@ -134,9 +137,12 @@ def _drop(conversation: Conversation, reason: str, report: PartReport) -> list[R
 def _stream(part: Part, seed: int, sources: Sources, words: list[str], report: PartReport) -> Iterator[Conversation]:
     """Conversations of one part: endless for those made by rule, in passes for documentation, finite for files."""
     if part.kind == "jsonl":
-        conversations, read = read_conversations(sources.chat_folder(), part.glob or "", part.max_bad_fraction, seed)
+        conversations, read = read_conversations(
+            sources.chat_folder(), part.glob or "", part.max_bad_fraction, seed, sources.benchmarks()
+        )
         report.notes |= {"lines": read.read, "bad": dict(read.bad), "samples": read.samples}
         report.notes |= {"available": len(conversations), "trimmed_user_turns": read.trimmed_user_turns}
+        report.notes |= {"contaminated": read.contaminated} if read.contaminated else {}
         yield from conversations
     elif part.kind == "documentation":
         yield from _documentation(read_objects(sources.documents, sources.splits, "train"), seed, report)

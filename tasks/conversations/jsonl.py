@@ -2,6 +2,7 @@
 
 Bad lines are counted by reason, sampled with file and line, and fail the stage when there are too many of them.
 `.jsonl` and `.jsonl.gz` are read. A user turn at the end has no reply to learn from and is cut off (counted).
+Conversations that contain benchmark items are left out (counted per benchmark).
 """
 
 import gzip
@@ -11,11 +12,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.chat_format import validate_messages
 from tasks._errors import StageError
+from tasks.conversations.decontamination import without_benchmarks
 from tasks.conversations.generators import Conversation
+
+if TYPE_CHECKING:
+    from tasks.benchmarks.overlap import NgramIndex
 
 SAMPLES_PER_REASON = 3
 
@@ -28,13 +33,19 @@ class JsonlReport:
     bad: Counter[str] = field(default_factory=Counter)
     trimmed_user_turns: int = 0
     samples: list[str] = field(default_factory=list)
+    contaminated: dict[str, Any] | None = None
+    """Conversations left out for benchmark items (see `without_benchmarks`); None when none were searched for."""
 
 
 def read_conversations(
-    folder: Path, pattern: str, max_bad_fraction: float, seed: int
+    folder: Path, pattern: str, max_bad_fraction: float, seed: int, benchmarks: "NgramIndex | None" = None
 ) -> tuple[list[Conversation], JsonlReport]:
-    """All good conversations of the files that match, in an order drawn from `seed`. StageError when no file matches,
-    when none holds a conversation, or when more than `max_bad_fraction` of the lines are bad."""
+    """All good conversations of the files that match that contain no item of `benchmarks`, in an order drawn from
+    `seed`.
+
+    StageError when no file matches, when none holds a conversation or all contain items, or when more than
+    `max_bad_fraction` of the lines are bad.
+    """
     files = sorted(path for path in folder.glob(pattern) if path.is_file())
     if not files:
         raise StageError(
@@ -60,6 +71,15 @@ def read_conversations(
             + "\n  ".join(report.samples)
             + "\nnext: correct these lines, or raise max_bad_fraction if losing them is acceptable"
         )
+    if benchmarks is not None:
+        found = len(conversations)
+        conversations, report.contaminated = without_benchmarks(conversations, benchmarks)
+        if not conversations:
+            raise StageError(
+                f"mixture: glob {pattern!r}: all {found} conversations contain benchmark items "
+                f"({', '.join(report.contaminated['benchmarks'])}); next: train on other conversations, or take these "
+                f"benchmarks out of data/benchmarks and do not evaluate on them"
+            )
     random.Random(f"{seed}:{pattern}").shuffle(conversations)
     return conversations, report
 

@@ -7,6 +7,7 @@ was rendered, with its origin) and report.json. It appears by one rename, so a f
 import bisect
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._files import write_json
 from tasks.conversations.build import PartReport, Rendered, Sources, build
+from tasks.conversations.decontamination import index_of
 from tasks.conversations.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ def prepare_rows(
     ctx.report(**report["totals"])
     for name, part in report["parts"].items():
         lost = f", dropped {part['dropped']}" if part["dropped"] else ""
+        if contaminated := part.get("contaminated"):
+            lost += f", left out {contaminated['conversations']:,} that contain benchmark items"
         ctx.note(f"{name}: {part['conversations']:,} conversations, {part['tokens']:,} tokens{lost}")
     return folder
 
@@ -77,6 +81,7 @@ def _build_into(
         ctx.input("artifacts/corpus/documents"),
         ctx.input("artifacts/shards/documents.parquet"),
         lambda: ctx.input("data/chat"),
+        cache(lambda: index_of(ctx.input("data/benchmarks"))),
     )
     rendered, reports = build(mixture, sources, tokenizer, tokens_per_row)
     if not rendered:
@@ -95,6 +100,9 @@ def _build_into(
         "conversation_tokens": tokens,
         "conversations_split": sum(report.split_conversations for report in reports.values()),
         "conversations_dropped": sum(sum(report.dropped.values()) for report in reports.values()),
+        "conversations_contaminated": sum(
+            report.notes.get("contaminated", {}).get("conversations", 0) for report in reports.values()
+        ),
         "rows": len(rows),
         "pretraining_rows": len(rows) - conversation_rows,
         "padding_share": round(1 - tokens / (conversation_rows * (tokens_per_row + 1)), 6),

@@ -1,23 +1,41 @@
-"""The user's own text: .txt, .md, .jsonl (also .gz, .zst) and .parquet below data/text.
+"""The user's own text below data/text, record by record: plain text, HTML, JSON lines (also .gz, .zst) and Parquet.
 
-A record that cannot be used is reported with file, line and reason; reading goes on behind it. Memory holds one record
-beyond what is kept: a JSON line is read up to the size limit and skipped beyond it, Parquet is read in batches.
+Promise  every record becomes one Document or one BadRecord with file, line and reason, and reading goes on behind it;
+         damage that ends a file or a row group early is one BadRecord that says so
+         the portions of a file hold every record exactly once, and a record does not depend on its portion
+Errors   StageError: a Parquet file without a usable `text` column, or a file that cannot be opened or read at all
+Memory   about one record: a JSON line is skipped beyond the size limit without being held, Parquet comes in batches
+         (a Parquet value is decoded before its size is known)
 """
 
-import gzip
+import codecs
+import errno
 import json
+import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 from tasks._errors import StageError
-from tasks.corpus.normalise import normalise
-from tasks.corpus.records import BadRecord, Document, Harvest
+from tasks.corpus.json_lines import Line, read_lines
+from tasks.corpus.records import BadRecord, Document
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-OPTIONAL_COLUMNS = ("id", "source", "domain", "title")
-_CHUNK_BYTES = 1 << 20
+SUFFIXES = (".txt", ".md", ".html", ".htm", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+METADATA = ("id", "source", "domain", "title", "url", "licence", "license")
+"""Optional fields of a record beside `text`: text or number; null counts as absent."""
+
+Record = Document | BadRecord
+
+
+class Portion(NamedTuple):
+    """A part of a file that one worker reads."""
+
+    name: str
+    first: int
+    last: int
+    """Bytes [first, last) of a .jsonl, row groups [first, last) of a .parquet; (0, -1) is the whole file."""
 
 
 def find_files(root: Path, glob: str) -> list[str]:
@@ -49,135 +67,157 @@ def find_files(root: Path, glob: str) -> list[str]:
     return found
 
 
-def harvest_file(root: Path, name: str, max_record_bytes: int) -> Harvest:
-    """All documents and bad records of one file. Runs in worker processes. StageError: Parquet without `text`."""
-    result = Harvest()
-    path = root / name
-    if path.stat().st_size == 0:
-        result.bad.append(BadRecord(name, 0, "the file is empty"))
-    elif name.endswith((".txt", ".md")):
-        _whole_file(path, name, max_record_bytes, result)
-    elif name.endswith(".parquet"):
-        _parquet(path, name, max_record_bytes, result)
+def portions_of(root: Path, name: str, target_bytes: int) -> list[Portion]:
+    """Portions of about `target_bytes`: byte ranges of a plain .jsonl, row groups of a .parquet, other files whole."""
+    whole = [Portion(name, 0, -1)]
+    with _named_errors(root / name):
+        size = (root / name).stat().st_size
+    if name.endswith(".parquet"):
+        from tasks.corpus.parquet_rows import row_group_ranges
+
+        with _named_errors(root / name):
+            ranges = row_group_ranges(root / name, target_bytes)
+    elif name.endswith(".jsonl") and size > target_bytes:
+        number = math.ceil(size / target_bytes)
+        cuts = [size * i // number for i in range(number)]
+        ranges = list(zip(cuts, [*cuts[1:], -1], strict=True))
     else:
-        _json_lines(path, name, max_record_bytes, result)
-    return result
+        return whole
+    return [Portion(name, first, last) for first, last in ranges] if len(ranges) > 1 else whole
 
 
-def _whole_file(path: Path, name: str, limit: int, result: Harvest) -> None:
-    size = path.stat().st_size
-    if size > limit:
-        result.bad.append(BadRecord(name, 0, f"{size} bytes; allowed: max_record_bytes={limit}"))
-        return
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        result.bad.append(BadRecord(name, 0, f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"))
-        return
-    _add(result, name, 0, {"text": text, "title": Path(name).stem}, f"files:{name}", limit)
+def read_portion(root: Path, portion: Portion, max_record_bytes: int) -> Iterator[Record]:
+    """The portion's records in order, with raw text. Runs in worker processes; holds about one record at a time."""
+    name, path = portion.name, root / portion.name
+    with _named_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a directory")
+        if path.stat().st_size == 0:
+            yield BadRecord(name, 0, "the file is empty")
+        elif name.endswith(".parquet"):
+            from tasks.corpus.parquet_rows import read_rows
 
-
-def _json_lines(path: Path, name: str, limit: int, result: Harvest) -> None:
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(_lines(file, limit), start=1):
-                if line is None:
-                    reason = f"longer than max_record_bytes={limit}"
-                    result.bad.append(BadRecord(name, number, reason))
-                    continue
-                if not line.strip():
-                    continue
-                try:
-                    record = json.loads(line.decode("utf-8"))
-                except UnicodeDecodeError as error:
-                    result.bad.append(BadRecord(name, number, f"not UTF-8: byte {error.start} of the line"))
-                except (ValueError, RecursionError) as error:
-                    result.bad.append(BadRecord(name, number, f"not JSON: {error}"))
+            for row in read_rows(path, name, portion.first, portion.last):
+                if isinstance(row, BadRecord):
+                    yield row
                 else:
-                    _add(result, name, number, record, f"files:{name}#{number}", limit)
-    except (OSError, EOFError) as error:
-        result.bad.append(BadRecord(name, number + 1, f"the compressed file is damaged: {error}"))
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":
-            raise
-        result.bad.append(BadRecord(name, number + 1, f"the compressed file is damaged: {error}"))
-
-
-def _parquet(path: Path, name: str, limit: int, result: Harvest) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        result.bad.append(BadRecord(name, 0, f"not a Parquet file: {str(error).splitlines()[0]}"))
-        return
-    columns = file.schema_arrow.names
-    if "text" not in columns:
-        raise StageError(
-            f"corpus: data/text/{name} has no column 'text'; found: {', '.join(columns)}; "
-            f"next: rename the column that holds the text"
-        )
-    wanted = [column for column in ("text", *OPTIONAL_COLUMNS) if column in columns]
-    row = 0
-    for batch in file.iter_batches(batch_size=256, columns=wanted):
-        for record in batch.to_pylist():
-            row += 1
-            _add(result, name, row, record, f"files:{name}#{row}", limit)
-
-
-def _add(result: Harvest, name: str, line: int, record: Any, own_id: str, limit: int) -> None:
-    """One record becomes a document or a bad record."""
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        found = f"keys {', '.join(map(str, list(record)[:8]))}" if isinstance(record, dict) else type(record).__name__
-        result.bad.append(BadRecord(name, line, f"no text of type string in field 'text'; found: {found}"))
-        return
-    if len(text) > limit:
-        result.bad.append(BadRecord(name, line, f"{len(text)} characters; allowed: max_record_bytes={limit}"))
-        return
-    text = normalise(text)
-    if not text:
-        result.bad.append(BadRecord(name, line, "the text is empty"))
-        return
-    given = record.get("id")
-    result.documents.append(
-        Document(
-            own_id if given is None else f"files:{name}#{given}",
-            text,
-            str(record.get("source") or name),
-            str(record.get("domain") or "files"),
-            str(record.get("title") or ""),
-            "file",
-        )
-    )
+                    yield to_document(name, row.number, f"{name}#{row.number}", row.fields, max_record_bytes)
+        elif name.endswith((".jsonl", ".jsonl.gz", ".jsonl.zst")):
+            for line in read_lines(path, name, portion.first, portion.last, max_record_bytes):
+                record = line if isinstance(line, BadRecord) else _from_line(name, line, max_record_bytes)
+                if record is not None:
+                    yield record
+        else:
+            yield _whole_file(path, name, max_record_bytes)
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    if path.suffix == ".gz":
-        with gzip.open(path) as file:
-            yield file
-    elif path.suffix == ".zst":
-        import io
+def _named_errors(path: Path) -> Iterator[None]:
+    """What the operating system refuses becomes a StageError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StageError(
+            f"corpus: {path} is gone; it was there when the files were listed; "
+            f"next: put it back, or run the stage again without it"
+        ) from error
+    except OSError as error:
+        raise StageError(
+            f"corpus: {path} cannot be read: {error.strerror or error}; allowed: a readable file; "
+            f"next: mend its permissions or its disk, or leave it out of corpus.sources"
+        ) from error
 
-        import zstandard
 
-        with path.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as reader:
-            yield io.BufferedReader(reader)
-    else:
-        with path.open("rb") as file:
-            yield file
+def _whole_file(path: Path, name: str, limit: int) -> Record:
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        return BadRecord(name, 0, f"{path.stat().st_size} bytes; allowed: max_record_bytes={limit}")
+    text = _decode_page(content) if name.endswith((".html", ".htm")) else None
+    if text is None:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return BadRecord(name, 0, f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}")
+    return to_document(name, 0, name, {"text": text, "title": Path(name).stem}, limit)
 
 
-def _lines(file: IO[bytes], limit: int) -> Iterator[bytes | None]:
-    """Lines of at most `limit` bytes; None for a longer one, which is skipped without being held in memory."""
-    while line := file.readline(limit + 1):
-        if len(line) <= limit or line.endswith(b"\n"):
-            yield line
-            continue
-        while rest := file.readline(_CHUNK_BYTES):
-            if rest.endswith(b"\n"):
-                break
-        yield None
+_NAMED_CHARSET = re.compile(rb"""(?:charset|encoding)\s{0,3}=\s{0,3}["']?([A-Za-z0-9_:.-]{3,30})""", re.IGNORECASE)
+_CHARSETS = re.compile(r"iso8859|cp125|cp949|cp932|koi8|euc|shift_jis|gb|big5|utf-16")
+
+
+def _decode_page(content: bytes) -> str | None:
+    """A page that is not UTF-8, in the charset its head names; None where that does not work."""
+    match = _NAMED_CHARSET.search(content, 0, 2000)
+    try:
+        content.decode("utf-8")
+        return None
+    except UnicodeDecodeError:
+        pass
+    try:
+        charset = codecs.lookup(match[1].decode("ascii")).name if match else ""
+        return content.decode(charset) if _CHARSETS.match(charset) else None
+    except (LookupError, UnicodeDecodeError):
+        return None
+
+
+def _from_line(name: str, line: Line, limit: int) -> Record | None:
+    """A line of JSON; None for a blank one."""
+    content = line.content.removeprefix(codecs.BOM_UTF8)
+    if not content.strip():
+        return None
+    where = f"byte {line.offset}: "
+    try:
+        fields = json.loads(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return BadRecord(name, line.number, f"{where}not UTF-8: byte {error.start} of the line")
+    except (ValueError, RecursionError) as error:
+        return BadRecord(name, line.number, f"{where}not JSON: {error}")
+    return to_document(name, line.number, f"{name}@{line.offset}", fields, limit, where)
+
+
+def to_document(name: str, line: int, position: str, fields: Any, limit: int, where: str = "") -> Record:
+    """One record as a document or a bad record. Without an id of its own it is known by its position in its file."""
+    text = fields.get("text") if isinstance(fields, dict) else None
+    if not isinstance(text, str):
+        if not isinstance(fields, dict):
+            found = type(fields).__name__
+        elif "text" in fields:
+            found = "null" if text is None else type(text).__name__
+        else:
+            found = f"keys {', '.join(map(str, list(fields)[:8]))}"
+        return BadRecord(name, line, f"{where}no text of type string in field 'text'; found: {found[:200]}")
+    text = valid_unicode(text)
+    if len(text) * 4 > limit and (size := len(text.encode("utf-8"))) > limit:
+        return BadRecord(name, line, f"{where}{size} bytes of text; allowed: max_record_bytes={limit}")
+    if not text or text.isspace():
+        return BadRecord(name, line, f"{where}the text is empty")
+    values: dict[str, str | None] = {}
+    for field in METADATA:
+        value = fields.get(field)
+        if isinstance(value, (list, dict, bytes)):
+            found = type(value).__name__
+            return BadRecord(name, line, f"{where}field {field!r} is a {found}; allowed: text, a number or null")
+        absent = value is None or value == "" or (isinstance(value, float) and not math.isfinite(value))
+        values[field] = None if absent else valid_unicode(str(value))
+    return Document(
+        f"files:{values['id'] or position}",
+        text,
+        values["source"] or name,
+        values["domain"] or "files",
+        values["title"] or "",
+        "file",
+        values["url"],
+        values["licence"] or values["license"],
+    )
+
+
+def valid_unicode(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which no UTF-8 file can hold: it becomes U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

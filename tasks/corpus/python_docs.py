@@ -103,9 +103,14 @@ def harvest_files(files: list[SourceFile]) -> Harvest:
     return result
 
 
+def topics_file() -> Path:
+    """Where the standard library keeps the texts of `help("topic")`."""
+    return Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py"
+
+
 def harvest_topics() -> Harvest:
     """The language reference behind `help("topic")`."""
-    path = Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data" / "topics.py"
+    path = topics_file()
     if not path.is_file():
         return Harvest()
     tree = ast.parse(path.read_bytes())

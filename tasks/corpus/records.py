@@ -10,12 +10,16 @@ class Document(NamedTuple):
     id: str
     text: str
     source: str
-    """Where it was read: a module or a file, relative to its source."""
+    """Where it was read: a module or a file, relative to its source, or what the record says."""
     domain: str
-    """Group for reports and thresholds: stdlib, packages, topics, descriptions, files, or what the record says."""
+    """Group for thresholds and reports: stdlib, packages, topics, descriptions, files, or what the record says."""
     title: str
     kind: str
     """module, class, function, topic, description or file."""
+    url: str | None = None
+    """Address it was crawled from, where the record says."""
+    licence: str | None = None
+    """Licence of the text, where the record says."""
 
 
 class BadRecord(NamedTuple):

@@ -1,19 +1,41 @@
-"""Sources of text, and the one place that turns their parameters into documents."""
+"""Sources of text, and the one place that turns their parameters into portions to read.
 
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import Annotated, Any, Literal
+Portions are cut by content (files, row groups, byte ranges), never by the number of workers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from tasks._context import StageContext
 from tasks._params import StageParams
-from tasks.corpus.files import find_files, harvest_file
-from tasks.corpus.python_docs import harvest_descriptions, harvest_files, harvest_topics, list_files, share_out
+from tasks._units import digest_of, unit_key
+from tasks.corpus.fetch import RemoteFile, fetch_all
+from tasks.corpus.files import Portion as FilePortion
+from tasks.corpus.files import find_files, portions_of, read_portion
+from tasks.corpus.hub import Hub, Urls
+from tasks.corpus.pins import complete_pin, pin
+from tasks.corpus.python_docs import (
+    SourceFile,
+    harvest_descriptions,
+    harvest_files,
+    harvest_topics,
+    list_files,
+    locked_distributions,
+    share_out,
+    topics_file,
+)
+from tasks.corpus.reading import SourcePortion
 from tasks.corpus.records import BadRecord, Document, Harvest
+
+PORTION_BYTES = 1 << 26
+"""Bytes on disk of one portion of a large file."""
+DOWNLOADS = 4
+"""Files fetched at once."""
+PINS = "data/pins"
+"""What remote sources held when they were first fetched; kept in git, obeyed ever after."""
 
 
 class PythonDocs(StageParams):
@@ -32,69 +54,87 @@ class Files(StageParams):
     kind: Literal["files"]
     glob: str
     """Pattern relative to data/text, such as "**/*.jsonl.gz"."""
+    domain: str | None = None
+    """Domain of records that name none; None: "files"."""
 
 
-Source = Annotated[PythonDocs | Files, Field(discriminator="kind")]
-Job = tuple[Callable[..., Harvest], tuple[Any, ...]]
+AnySource = PythonDocs | Files | Hub | Urls
+Source = Annotated[AnySource, Field(discriminator="kind")]
+IsDone = Callable[[SourcePortion], bool]
 
 
-def collect(
-    ctx: StageContext, sources: Sequence[PythonDocs | Files], max_record_bytes: int
-) -> list[tuple[int, Harvest]]:
-    """What each source holds, as (source number, harvest) in a fixed order, read by `ctx.cores` processes."""
-    jobs: list[tuple[int, Job]] = []
+def portions(
+    ctx: StageContext, sources: Sequence[AnySource], max_record_bytes: int, is_done: IsDone
+) -> Iterator[SourcePortion]:
+    """Every portion of every source, in a fixed order. Remote files are fetched ahead of their turn, unless `is_done`
+    says that their unit is in the cache; whoever has read one deletes it (SourcePortion.fetched)."""
     for number, source in enumerate(sources):
         if isinstance(source, PythonDocs):
-            lock = ctx.input("requirements.lock")
-            portions = share_out(list_files(lock, source.max_package_bytes))
-            jobs += [(number, (harvest_files, (portion,))) for portion in portions]
-            jobs += [(number, (harvest_topics, ())), (number, (harvest_descriptions, (lock,)))]
+            yield from _python_docs(ctx, number, source)
+        elif isinstance(source, Files):
+            yield from _files(ctx, number, source, max_record_bytes)
         else:
-            root = ctx.input("data/text")
-            for name in find_files(root, source.glob):
-                jobs.append((number, (harvest_file, (root, name, max_record_bytes))))
-    harvests: list[tuple[int, Harvest]] = []
-    with ctx.progress("corpus: reading", len(jobs), "portions") as bar:
-        for (number, _), harvest in zip(jobs, _work(ctx, [job for _, job in jobs]), strict=True):
-            harvests.append((number, harvest))
-            bar.update(1)
-    return harvests
+            yield from _remote(ctx, number, source, max_record_bytes, is_done)
 
 
-def _work(ctx: StageContext, jobs: list[Job]) -> Any:
-    workers = min(ctx.cores, len(jobs))
-    if workers <= 1:
-        for function, arguments in jobs:
-            ctx.check_stop()
-            yield function(*arguments)
-        return
-    # "spawn" because the parent may already run threads of polars, which a forked child would inherit half-alive.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
-        futures = [pool.submit(function, *arguments) for function, arguments in jobs]
-        try:
-            for future in futures:
-                ctx.check_stop()
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+def _python_docs(ctx: StageContext, number: int, source: PythonDocs) -> Iterator[SourcePortion]:
+    lock = ctx.input("requirements.lock")
+    for files in share_out(list_files(lock, source.max_package_bytes)):
+        content = unit_key([(file.module, file.domain, digest_of(Path(file.path))) for file in files])
+        name = f"{files[0].module} .. {files[-1].module}"
+        yield SourcePortion(number, name, content, read_python_files, (files,))
+    topics = topics_file()
+    content = digest_of(topics) if topics.is_file() else ""
+    yield SourcePortion(number, "help topics", content, read_topics, ())
+    installed = unit_key([(found.metadata["Name"], found.version) for found in locked_distributions(lock)])
+    yield SourcePortion(number, "package descriptions", installed, read_descriptions, (str(lock),))
 
 
-def end_with_parent() -> None:
-    """Initializer of a worker: it ends as soon as its parent is gone, even when that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def read_python_files(files: list[SourceFile]) -> Iterator[Document | BadRecord]:
+    """The documented objects of these files."""
+    yield from _records(harvest_files(files))
 
 
-def flatten(harvests: list[tuple[int, Harvest]]) -> tuple[list[tuple[int, Document]], list[BadRecord]]:
-    """All documents with their source number, and all bad records."""
-    documents = [(number, document) for number, harvest in harvests for document in harvest.documents]
-    return documents, [bad for _, harvest in harvests for bad in harvest.bad]
+def read_topics() -> Iterator[Document | BadRecord]:
+    """The language reference behind `help()`."""
+    yield from _records(harvest_topics())
+
+
+def read_descriptions(lock: str) -> Iterator[Document | BadRecord]:
+    """Summary and long description of each package of the lock file."""
+    yield from _records(harvest_descriptions(Path(lock)))
+
+
+def _records(harvest: Harvest) -> Iterator[Document | BadRecord]:
+    yield from harvest.documents
+    yield from harvest.bad
+
+
+def _files(ctx: StageContext, number: int, source: Files, max_record_bytes: int) -> Iterator[SourcePortion]:
+    root = ctx.input("data/text")
+    for name in find_files(root, source.glob):
+        for part in portions_of(root, name, PORTION_BYTES):
+            shown = name if part == (name, 0, -1) else f"{name} from {part.first:,}"
+            content = unit_key(digest_of(root / name), part)
+            yield SourcePortion(number, shown, content, read_portion, (root, part, max_record_bytes), source.domain)
+
+
+def _remote(
+    ctx: StageContext, number: int, source: Hub | Urls, max_record_bytes: int, is_done: IsDone
+) -> Iterator[SourcePortion]:
+    folder, pins = ctx.cache.parent / "fetched", ctx.root / PINS
+    files = pin(source, pins)
+
+    def portion(file: RemoteFile) -> SourcePortion:
+        arguments = (folder, FilePortion(file.name, 0, -1), max_record_bytes)
+        raw = str(folder / file.name)
+        return SourcePortion(number, file.name, str(file.sha256), read_portion, arguments, source.domain, raw)
+
+    missing = [file for file in files if file.sha256 is None or not is_done(portion(file))]
+    fetched = fetch_all(missing, folder, DOWNLOADS)
+    for file in files:
+        if file in missing:
+            measured = next(fetched)
+            complete_pin(source, pins, measured)
+            file = measured
+        yield portion(file)

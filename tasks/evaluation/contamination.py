@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.benchmarks.arithmetic import Problem, expressions_in
+from tasks.benchmarks.arithmetic import Problem
 from tasks.benchmarks.multiple_choice import Item
 from tasks.benchmarks.normal import normal, normal_expression
 
@@ -78,23 +78,18 @@ def read_trained(conversations: Sequence[Path], problems: Sequence[Path]) -> Tra
     return Trained(frozenset(questions), frozenset(expressions), "\n".join(sorted(texts)), frozenset(sources))
 
 
-def written_expressions(documents: Sequence[str]) -> set[str]:
-    """Every expression written in symbols in the documents, in normal form."""
-    return {normal_expression(found) for text in documents for found in expressions_in(text)}
-
-
 def check(
     problems: Sequence[Problem],
     items: Sequence[Item],
     trained: Trained,
-    train_documents: Sequence[str],
+    train_documents: Collection[str],
     val_documents: Sequence[tuple[str, str]],
     written: Collection[str],
 ) -> Findings:
     """Every evaluation item that training has seen.
 
-    `train_documents` are normal texts (see `normal`), `val_documents` pairs of id and normal text, `written` the
-    expressions of the training documents (see `written_expressions`).
+    `train_documents` are normal texts (see `normal`), at least those that held-out documents equal; `val_documents` are
+    pairs of id and normal text, `written` the expressions of the training documents (see training_text.py).
     """
     findings = Findings()
     known = set(train_documents)

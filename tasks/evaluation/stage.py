@@ -29,6 +29,7 @@ from tasks.benchmarks.intervals import Score, share
 from tasks.benchmarks.multiple_choice import Item, choose, log_likelihoods, make_items, requests
 from tasks.benchmarks.normal import normal
 from tasks.evaluation import compression, contamination, latency, plots, replies, report, stability
+from tasks.evaluation.training_text import search_training_text
 from tasks.stages import Stage
 
 if TYPE_CHECKING:
@@ -70,15 +71,16 @@ class Materials:
         self.tokens_per_row = int(read_manifest(self.shards)["tokens_per_row"])
         self.tokenizer = tokenizer
         self.held_out: list[DocumentedObject] = read_objects(documents, splits, "val")
-        self.train_documents = [normal(row["text"]) for row in read_documents(documents, splits, "train")]
         self.val_documents = [(row["id"], normal(row["text"])) for row in read_documents(documents, splits, "val")]
+        descriptions = {normal(found.description) for found in self.held_out}
+        whole = {text for _, text in self.val_documents}
+        self.trained_on = search_training_text(ctx, documents, splits, descriptions, whole)
         self.items: list[Item]
         self.items, self.left_out = make_items(
-            self.held_out, "\n".join(self.train_documents), params.multiple_choice_items, params.seed
+            self.held_out, "\n".join(sorted(self.trained_on.descriptions)), params.multiple_choice_items, params.seed
         )
-        self.written = contamination.written_expressions(self.train_documents)
         self.arithmetic, self.left_out_arithmetic = replies.arithmetic_prompts(
-            params.arithmetic_items, params.seed, self.written
+            params.arithmetic_items, params.seed, self.trained_on.expressions
         )
         self.form = replies.form_prompts(params.form_items, self.held_out, params.seed)
 
@@ -123,7 +125,7 @@ def run(ctx: StageContext) -> None:
         decode_steps=work["decode_steps"],
         rows_per_decode_step=work["decoded_tokens"] / max(1, work["decode_steps"]),
         checkpoints=work["checkpoints"],
-        text_bytes=sum(len(text) for text in materials.train_documents),
+        text_bytes=materials.trained_on.characters,
     )
     curves = {str(trained): path for trained in _TRAINED if (path := _optional(ctx, f"artifacts/{trained}/curve.csv"))}
     for trained, score in stability.loss_rises(curves).items():
@@ -199,9 +201,8 @@ def _contamination(ctx: StageContext, materials: Materials, params: Params) -> c
     problems = [ctx.input("artifacts/rl/problems.jsonl")] if Stage.RL in params.checkpoints else []
     trained = contamination.read_trained(conversations, problems)
     asked = [prompt.problem for prompt in materials.arithmetic if prompt.problem]
-    return contamination.check(
-        asked, materials.items, trained, materials.train_documents, materials.val_documents, materials.written
-    )
+    text, held_out = materials.trained_on, materials.val_documents
+    return contamination.check(asked, materials.items, trained, text.documents, held_out, text.expressions)
 
 
 def _write(

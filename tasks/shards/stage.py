@@ -1,14 +1,21 @@
 """shards: tokenize the corpus and pack it into fixed-length rows of ids.
 
-Reads    artifacts/corpus/documents/*.parquet, artifacts/tokenizer/tokenizer.json
-Writes   artifacts/shards/{train,val}_NNNNN.bin, manifest.json, documents.parquet (id, split, tokens)
-Promise  every document is in exactly one split, all of its tokens are in the rows, once and in order within a piece;
-         every row and every document starts with BOS; padding is at most params.max_padding_fraction where enough
-         documents are at hand; the result does not depend on the number of threads
-Limits   a document longer than a row continues in other rows, each beginning with BOS, without sight of its beginning
+Reads    artifacts/corpus/documents/*.parquet (id, text, and `repeats` where the corpus was mixed),
+         artifacts/tokenizer/tokenizer.json
+Writes   artifacts/shards/{train,val}_NNNNN.bin, manifest.json,
+         documents.parquet (id, split, tokens of one copy, repeats)
+Promise  every document is in exactly one split; all of its tokens are in the rows, in order within a piece, as often as
+         `repeats` says (once where the corpus does not say, and for validation); no row holds two copies of a document;
+         every row and every copy starts with BOS; padding is at most params.max_padding_fraction where enough documents
+         are at hand; the result does not depend on the number of threads
+Limits   a document longer than a row continues in other rows, each beginning with BOS, without sight of its beginning;
+         every copy is tokenized anew, and every pass over the copies may leave one row unfilled
 """
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +24,7 @@ from pydantic import Field
 
 from model.tokenizer import Tokenizer
 from pipeline_math.packing_io import rows_needed
-from tasks._context import StageContext
+from tasks._context import Progress, StageContext
 from tasks._errors import StageError
 from tasks._params import StageParams
 from tasks.shards.packing import plan_rows, write_pieces
@@ -67,8 +74,7 @@ def run(ctx: StageContext) -> None:
         tokenizer = Tokenizer.from_file(path)
     except ValueError as error:
         raise StageError(str(error)) from None
-    documents = pl.read_parquet(ctx.input("artifacts/corpus/documents") / "*.parquet", columns=["id", "text"])
-    documents = _split(documents, params)
+    documents = _split(_read(ctx.input("artifacts/corpus/documents")), params)
     info = {
         "vocab_size": tokenizer.vocab_size,
         "bos_id": tokenizer.bos_id,
@@ -85,20 +91,23 @@ def run(ctx: StageContext) -> None:
                 f"next: change shards.val_fraction={params.val_fraction} (or shards.seed), or add text"
             )
         packed = _pack(ctx, tokenizer, part, params, split)
-        # Best case: no padding at all. Worst: the padding allowed, and one row that nothing is left to fill.
+        # Best case: no padding at all. Worst: the padding allowed, and one row per pass that nothing is left to fill.
         fewest = rows_needed(packed.statistics["tokens"], params.tokens_per_row)
-        ctx.predict(f"{split}_rows", fewest, fewest, fewest / (1 - params.max_padding_fraction) + 1)
+        passes = int(max(part["repeats"].to_list()))
+        ctx.predict(f"{split}_rows", fewest, fewest, fewest / (1 - params.max_padding_fraction) + passes)
         ctx.measure(f"{split}_rows", len(packed.rows))
         write_rows(ctx.out, split, packed.rows, None, {**info, "statistics": packed.statistics})
-        tables.append(
-            part.select("id", "split").with_columns(pl.Series("tokens", packed.tokens_per_document, pl.Int64))
-        )
+        tables.append(part.select("id", "split", pl.Series("tokens", packed.tokens_per_document, pl.Int64), "repeats"))
         figures = {f"{split}_{name}": value for name, value in packed.statistics.items()}
         padding_fraction = packed.statistics["padding"] / packed.rows.size
         ctx.report(**figures, **{f"{split}_rows": len(packed.rows), f"{split}_padding_fraction": padding_fraction})
     table = pl.concat(tables).sort("id")
-    ctx.count(kept_bytes=int(documents["text"].str.len_bytes().sum()), tokens=int(table["tokens"].sum()))
-    ctx.measure("train_tokens", int(tables[0]["tokens"].sum()))
+    # What is tokenized and packed: copies count, since each is done anew.
+    ctx.count(
+        kept_bytes=int((documents["text"].str.len_bytes().cast(pl.Int64) * documents["repeats"]).sum()),
+        tokens=int((table["tokens"] * table["repeats"]).sum()),
+    )
+    ctx.measure("train_tokens", int((tables[0]["tokens"] * tables[0]["repeats"]).sum()))
     table.write_parquet(ctx.out / "documents.parquet", compression="zstd")
     longest = int(max(table["tokens"].to_list()))
     if longest < params.tokens_per_row:
@@ -108,8 +117,27 @@ def run(ctx: StageContext) -> None:
         )
 
 
+def _read(folder: Path) -> "pl.DataFrame":
+    """id, text and repeats (1 where the corpus has no such column). StageError for repeats that are no count."""
+    import polars as pl
+
+    lazy = pl.scan_parquet(folder / "*.parquet")
+    if "repeats" not in lazy.collect_schema().names():
+        return lazy.select("id", "text").collect().with_columns(pl.lit(1, pl.Int32).alias("repeats"))
+    documents = lazy.select("id", "text", "repeats").collect()
+    column = documents["repeats"]
+    bad = documents.filter(column.is_null() | (column < 1)) if column.dtype.is_integer() else documents
+    if bad.height:
+        raise StageError(
+            f"shards: {folder.parent.name}/{folder.name}: repeats={bad['repeats'][0]!r} of document {bad['id'][0]!r}, "
+            f"one of {bad.height} such; allowed: whole numbers of at least 1 (a document that is not wanted is left "
+            f"out); next: build the corpus again"
+        )
+    return documents.with_columns(column.cast(pl.Int32))
+
+
 def _split(documents: "pl.DataFrame", params: Params) -> "pl.DataFrame":
-    """Documents with `split`, in hash order."""
+    """Documents with `split`, in hash order; validation text is held out once, however often it was to be repeated."""
     import polars as pl
 
     hashes = [hashlib.sha256(f"{params.seed}:{name}".encode()).hexdigest() for name in documents["id"]]
@@ -119,46 +147,81 @@ def _split(documents: "pl.DataFrame", params: Params) -> "pl.DataFrame":
     size = pl.when(candidate).then(pl.col("text").str.len_bytes().cast(pl.Int64)).otherwise(0).cum_sum()
     is_val = candidate & (size <= params.max_val_bytes)
     split = pl.when(is_val).then(pl.lit("val")).otherwise(pl.lit("train")).alias("split")
-    return documents.with_columns(split).drop("hash", "share")
+    repeats = pl.when(is_val).then(pl.lit(1, pl.Int32)).otherwise(pl.col("repeats")).alias("repeats")
+    return documents.with_columns(split, repeats).drop("hash", "share")
 
 
 def _pack(ctx: StageContext, tokenizer: Tokenizer, documents: "pl.DataFrame", params: Params, split: str) -> Packed:
-    """Tokenize and pack one split, window by window; rows of a window are shuffled."""
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
-    pad_id = tokenizer.special_id(PADDING_TOKEN)
-    shuffle = np.random.Generator(np.random.PCG64(params.seed))
-    window: list[NDArray[Any]] = []
+    """Tokenize and pack one split, window by window; rows of a window are shuffled.
+
+    Pass c takes the documents that are wanted more than c times, and no window reaches into the next pass: two copies
+    never meet in a row, where the second could be read off the first. Training draws its rows from all passes at once.
+    """
+    import polars as pl
+
     parts: list[NDArray[Any]] = []
     lengths: list[int] = []
-    split_documents = extra_bos = 0
-    with ctx.progress(f"shards: {split}", documents.height, "documents") as bar:
-        for start in range(0, documents.height, ENCODE_DOCUMENTS):
-            ctx.check_stop()
-            texts = documents["text"][start : start + ENCODE_DOCUMENTS].to_list()
-            window += [np.array(ids, dtype) for ids in tokenizer.encode_batch(texts, ctx.cores)]
-            bar.update(len(texts))
-            is_last = start + ENCODE_DOCUMENTS >= documents.height
-            if is_last or sum(map(len, window)) >= params.window_tokens:
+    totals: Counter[str] = Counter()
+    shuffle = np.random.Generator(np.random.PCG64(params.seed))
+    copies, passes = int(documents["repeats"].sum()), int(max(documents["repeats"].to_list()))
+    with ctx.progress(f"shards: {split}", copies, "documents") as bar:
+        for number in range(passes):
+            texts = documents.filter(pl.col("repeats") > number)["text"]
+            for window in _windows(ctx, tokenizer, texts, params, bar):
                 own = [len(ids) for ids in window]
-                plan = plan_rows(own, params.tokens_per_row, params.max_padding_fraction)
-                rows = write_pieces(plan, window, params.tokens_per_row, tokenizer.bos_id, pad_id, dtype)
+                rows, counted = _pack_window(window, own, tokenizer, params)
                 parts.append(shuffle.permutation(rows))
-                pieces = np.bincount([piece.document for row in plan for piece in row], minlength=len(own))
-                split_documents += int((pieces > 1).sum())
-                extra_bos += int(pieces.sum()) - len(own)
-                lengths += own
-                window = []
+                totals.update(counted, tokens_in=sum(own))
+                lengths += own if number == 0 else []
     rows = np.concatenate(parts)
-    padding = int((rows == pad_id).sum())
+    padding = int((rows == tokenizer.special_id(PADDING_TOKEN)).sum())
     tokens = int(rows.size) - padding
-    # Tokens in = tokens packed: every document's tokens, one BOS each, one more per further piece.
-    assert tokens == sum(lengths) + len(lengths) + extra_bos, "packing lost or repeated tokens"
+    # Tokens in = tokens packed: every copy's tokens, one BOS each, one more per further piece.
+    assert tokens == totals["tokens_in"] + copies + totals["continuation_bos"], "packing lost or repeated tokens"
+    sizes, repeats = documents["text"].str.len_bytes().cast(pl.Int64), documents["repeats"]
+    assert totals["tokens_in"] == int((pl.Series(lengths, dtype=pl.Int64) * repeats).sum()), "a copy differs"
     statistics = {
         "tokens": tokens,
         "padding": padding,
         "documents": documents.height,
-        "split_documents": split_documents,
-        "continuation_bos": extra_bos,
-        "bytes": int(documents["text"].str.len_bytes().sum()),
+        "copies": copies,
+        "unique_tokens": sum(lengths),
+        "split_documents": totals["split_documents"],
+        "continuation_bos": totals["continuation_bos"],
+        "bytes": int((sizes * repeats).sum()),
     }
     return Packed(rows, lengths, statistics)
+
+
+def _windows(
+    ctx: StageContext, tokenizer: Tokenizer, texts: "pl.Series", params: Params, bar: Progress
+) -> Iterator[list[NDArray[Any]]]:
+    """The texts' ids in lists of about `window_tokens`; the last one is shorter."""
+    dtype = _id_type(tokenizer)
+    window: list[NDArray[Any]] = []
+    for start in range(0, len(texts), ENCODE_DOCUMENTS):
+        ctx.check_stop()
+        batch = texts[start : start + ENCODE_DOCUMENTS].to_list()
+        window += [np.array(ids, dtype) for ids in tokenizer.encode_batch(batch, ctx.cores)]
+        bar.update(len(batch))
+        if start + ENCODE_DOCUMENTS >= len(texts) or sum(map(len, window)) >= params.window_tokens:
+            yield window
+            window = []
+
+
+def _pack_window(
+    window: list[NDArray[Any]], lengths: list[int], tokenizer: Tokenizer, params: Params
+) -> tuple[NDArray[Any], dict[str, int]]:
+    """Rows of one window, and how many of its documents were split into how many further pieces."""
+    pad_id = tokenizer.special_id(PADDING_TOKEN)
+    plan = plan_rows(lengths, params.tokens_per_row, params.max_padding_fraction)
+    rows = write_pieces(plan, window, params.tokens_per_row, tokenizer.bos_id, pad_id, _id_type(tokenizer))
+    pieces = np.bincount([piece.document for row in plan for piece in row], minlength=len(lengths))
+    return rows, {
+        "split_documents": int((pieces > 1).sum()),
+        "continuation_bos": int(pieces.sum()) - len(lengths),
+    }
+
+
+def _id_type(tokenizer: Tokenizer) -> "np.dtype[Any]":
+    return np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")

@@ -27,7 +27,8 @@ MIXTURE = Mixture(conversation_tokens=20_000, seed=3)
 @pytest.fixture
 def root(tmp_path):
     write_corpus(tmp_path)
-    (tmp_path / "data" / "chat").mkdir(parents=True)
+    for folder in ("chat", "benchmarks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
     return tmp_path
 
 
@@ -167,6 +168,38 @@ def test_own_files_come_with_the_mixture(root):
     rendered, reports = build(mixture, sources(root), TOKENIZER, TOKENS_PER_ROW)
     assert len(rendered) == reports["jsonl *.jsonl"].conversations == 5
     assert reports["jsonl *.jsonl"].notes["available"] == 7
+
+
+def test_conversations_with_benchmark_items_reach_no_row(root):
+    """The folder is read through the stage, and the loss is in its report."""
+    leak = "Which of the nine planets has the longest day when it is measured in hours of ours?"
+    lines = [json.dumps({"messages": exchange(number)}) for number in range(5)]
+    lines.append(json.dumps({"messages": [{"role": "user", "content": leak.upper()}, exchange(1)[1]]}))
+    (root / "data/chat/own.jsonl").write_text("\n".join(lines))
+    mixture = Mixture(parts=(Part(kind="jsonl", glob="*.jsonl", count=9),))
+
+    def sources_of(number):
+        ctx = make_context(root / str(number), Stage.SFT, StageParams())
+        ctx.root = root
+        folder = prepare_rows(ctx, mixture, TOKENIZER, all_tokens=False)
+        report = json.loads((folder / "report.json").read_text())
+        return set(pl.read_parquet(folder / "conversations.parquet")["source"]), ctx.figures, report["parts"]
+
+    before, figures, parts = sources_of(1)
+    assert "own.jsonl:6" in before
+    assert figures["conversations_contaminated"] == 0
+    assert "contaminated" not in parts["jsonl *.jsonl"]
+    (root / "data/benchmarks/quiz.jsonl").write_text(json.dumps({"question": leak, "answer": "Venus"}))
+    after, figures, parts = sources_of(2)
+    assert before - after == {"own.jsonl:6"}
+    assert figures["conversations_contaminated"] == 1
+    assert parts["jsonl *.jsonl"]["contaminated"]["benchmarks"]["quiz"]["documents"] == 1
+
+
+def test_benchmarks_are_not_read_for_conversations_made_by_rule(root):
+    (root / "data/benchmarks/broken.jsonl").write_text("{")
+    ctx = make_context(root, Stage.SFT, StageParams())
+    assert prepare_rows(ctx, MIXTURE, TOKENIZER, all_tokens=False).is_dir()
 
 
 def test_a_part_that_gives_nothing_is_named(root):

@@ -14,7 +14,7 @@ from model.tokenizer import Tokenizer, byte_tokenizer_json
 from tasks.benchmarks.arithmetic import make_problem
 from tasks.benchmarks.documentation import DocumentedObject
 from tasks.benchmarks.multiple_choice import Item
-from tasks.evaluation import compression, contamination, replies, report, stage
+from tasks.evaluation import compression, contamination, replies, report, stage, training_text
 from tasks.stages import Stage
 from tests.stage_context import make_context
 from tests.tasks.conversations.corpus_files import write_corpus
@@ -197,7 +197,7 @@ def test_leaks_are_found_and_listed(tmp_path):
     trained = contamination.read_trained([tmp_path / "c.parquet"], [tmp_path / "p.jsonl"])
     spaced = problem.expression.replace("+", " + ").replace("*", " * ").replace("-", " - ").replace("/", " / ")
     documents = [f"as in {spaced} ,", "same"]
-    written = contamination.written_expressions(documents)
+    written = training_text.written_expressions(documents)
     held_out = [("id:x", "same"), ("id:y", "own")]
     found = contamination.check([problem, other], items, trained, documents, held_out, written).as_json()
     assert {where: entry["items"] for where, entry in found.items()} == {

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,16 @@ def test_tokens_in_equal_tokens_packed_and_splits_are_disjoint(tmp_path: Path) -
     tokenizer = Tokenizer.from_file(tmp_path / "artifacts/tokenizer/tokenizer.json")
     manifest = json.loads((folder / "manifest.json").read_text())
     table = pl.read_parquet(folder / "documents.parquet")
-    assert table.columns == ["id", "split", "tokens"]
+    assert table.columns == ["id", "split", "tokens", "repeats"]
+    assert set(table["repeats"]) == {1}
     assert table["id"].to_list() == frame["id"].to_list()
     assert table["tokens"].to_list() == [len(ids) for ids in tokenizer.encode_batch(frame["text"].to_list())]
     assert verify_rows(folder) == 2
     for split in ("train", "val"):
         rows, section = _rows(folder, split), manifest[split]
         own = table.filter(pl.col("split") == split)
-        assert section["documents"] == own.height > 5
+        assert section["documents"] == section["copies"] == own.height > 5
+        assert section["unique_tokens"] == own["tokens"].sum()
         assert (rows[:, 0] == manifest["bos_id"]).all()
         assert section["rows"] == len(rows)
         assert section["padding"] == (rows == manifest["pad_id"]).sum()
@@ -78,6 +81,89 @@ def test_tokens_in_equal_tokens_packed_and_splits_are_disjoint(tmp_path: Path) -
     assert manifest["train"]["padding"] / _rows(folder, "train").size <= 0.005
     [batch] = list(iterate_rows(folder, "val", 1000))
     assert batch.weights_BT.sum() == (_rows(folder, "val")[:, 1:] != manifest["pad_id"]).sum()
+
+
+def _repeat(root: Path, repeats: list[Any]) -> pl.DataFrame:
+    """The corpus as the mixing of the corpus stage writes it."""
+    path = root / "artifacts/corpus/documents/00000.parquet"
+    frame = pl.read_parquet(path).with_columns(pl.Series("repeats", repeats))
+    if frame["repeats"].dtype == pl.Int64:
+        frame = frame.with_columns(pl.col("repeats").cast(pl.Int32))
+    frame.write_parquet(path)
+    return frame
+
+
+def _texts_in_rows(root: Path, folder: Path, split: str) -> list[list[str]]:
+    """Per row, the texts between its BOS marks."""
+    tokenizer = Tokenizer.from_file(root / "artifacts/tokenizer/tokenizer.json")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    found = []
+    for row in _rows(folder, split).tolist():
+        ids = [number for number in row if number != manifest["pad_id"]]
+        starts = [place for place, number in enumerate(ids) if number == manifest["bos_id"]]
+        found.append([tokenizer.decode(ids[a + 1 : b]) for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)])
+    return found
+
+
+def test_training_documents_are_packed_as_often_as_repeats_says_and_validation_once(tmp_path: Path) -> None:
+    repeats = [1 + number % 4 for number in range(300)]
+    _prepare(tmp_path)
+    frame = _repeat(tmp_path, repeats)
+    # Rows longer than any document and no padding limit: nothing is cut, so whole texts can be counted.
+    folder = _run(tmp_path, tokens_per_row=1024, max_padding_fraction=0.99)
+    table = pl.read_parquet(folder / "documents.parquet").join(frame.select("id", "text"), on="id")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for split in ("train", "val"):
+        own, section = table.filter(pl.col("split") == split), manifest[split]
+        wanted = dict(zip(frame["id"], repeats, strict=True)) if split == "train" else dict.fromkeys(frame["id"], 1)
+        assert own["repeats"].to_list() == [wanted[name] for name in own["id"]]
+        rows = _texts_in_rows(tmp_path, folder, split)
+        counted = Counter(text for row in rows for text in row)
+        expected: Counter[str] = Counter()
+        for text, count in zip(own["text"], own["repeats"], strict=True):
+            expected[text] += count
+        assert counted == expected
+        assert section["documents"] == own.height
+        assert section["copies"] == own["repeats"].sum() == section["tokens"] - (own["tokens"] * own["repeats"]).sum()
+        assert section["unique_tokens"] == own["tokens"].sum()
+        assert section["bytes"] == sum(len(text.encode()) * count for text, count in expected.items())
+        unique = {text for text, count in Counter(own["text"]).items() if count == 1 and len(text) > 40}
+        assert len(unique) > 5
+        for row in rows:
+            assert max(Counter(text for text in row if text in unique).values(), default=0) <= 1
+    assert manifest["train"]["copies"] > 2 * manifest["train"]["documents"]
+
+
+def test_training_tokens_are_those_of_one_epoch_with_repeats(tmp_path: Path) -> None:
+    _prepare(tmp_path)
+    _repeat(tmp_path, [3] * 300)
+    context = make_context(tmp_path, Stage.SHARDS, validate(Params, SMALL, "test"))
+    run(context)
+    table = pl.read_parquet(context.out / "documents.parquet")
+    train, val = (table.filter(pl.col("split") == split)["tokens"].sum() for split in ("train", "val"))
+    assert context.measured["train_tokens"] == 3 * train
+    assert context.amounts["tokens"] == 3 * train + val
+    least, _, most = context.predicted["train_rows"]
+    assert least <= context.measured["train_rows"] <= most
+
+
+def test_a_corpus_without_repeats_gives_the_rows_of_one_with_ones(tmp_path: Path) -> None:
+    outputs = []
+    for name in ("without", "with"):
+        _prepare(tmp_path / name)
+        if name == "with":
+            _repeat(tmp_path / name, [1] * 300)
+        folder = _run(tmp_path / name)
+        outputs.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize("bad", [0, -1, None, 1.5])
+def test_repeats_that_are_no_count_are_refused(tmp_path: Path, bad: float | None) -> None:
+    _prepare(tmp_path, documents=3)
+    _repeat(tmp_path, [1, bad, 2] if isinstance(bad, int | None) else [1.5, bad, 1.5])
+    with pytest.raises(StageError, match=r"repeats=.* of document 'd00[01]'.*allowed: whole numbers of at least 1"):
+        _run(tmp_path)
 
 
 def test_threads_do_not_matter_and_the_seed_does(tmp_path: Path) -> None:

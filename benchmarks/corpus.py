@@ -1,0 +1,225 @@
+"""The corpus stage on real text: time, memory, recall, and the same work done by datatrove.
+
+    python -m benchmarks.corpus whole --text DIR --benchmarks DIR --out DIR
+        all filters, near duplicates and decontamination; then one threshold changed; then nothing changed
+    python -m benchmarks.corpus copies --text DIR --benchmarks DIR --out DIR --copies 10
+        the same on the text with noise, 1 and 10 times: how time and memory grow
+    python -m benchmarks.corpus datatrove --text DIR --python ENV/bin/python --out DIR
+        the four quality filters and the signatures on the same 500 documents (datatrove in its own environment)
+    python -m benchmarks.corpus duplicates --text DIR --out DIR
+        exact copies found, and recall and precision of near duplicates against brute force (after `whole`)
+
+DIR of --text holds Parquet files with columns id, text, domain; --benchmarks holds JSON Lines files. Two quiet cores.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS = Path(__file__).with_name("corpus_params.yaml")
+SAMPLED_SECONDS = 0.05
+DOCUMENTS = 500
+NOISE = 0.15
+"""Share of words replaced in a copy: five-word shingles of two copies then agree to about 0.85^10, no duplicates."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["whole", "copies", "datatrove", "duplicates", "stage"])
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--benchmarks", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument("--python", type=Path)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "stage":
+        run_stage(arguments.out)
+        return
+    command = {"whole": whole, "copies": copies, "datatrove": datatrove, "duplicates": duplicates}[arguments.what]
+    print(json.dumps(command(arguments), indent=2))
+
+
+def run_stage(root: Path) -> None:
+    """The stage in this process, as the runner would call it; root/params.json holds its parameters."""
+    from tasks._context import EventLog, StageContext
+    from tasks._files import remove
+    from tasks._params import validate
+    from tasks._runtime import Runtime
+    from tasks.corpus.stage import Params, run
+    from tasks.stages import Stage
+
+    out, resume = root / "work/corpus/out", root / "work/corpus/resume"
+    remove(out)
+    out.mkdir(parents=True)
+    resume.mkdir(parents=True, exist_ok=True)
+    params = validate(Params, json.loads((root / "params.json").read_text()), "params.json")
+    context = StageContext(Stage.CORPUS, params, Runtime(), root, out, resume, EventLog(resume / "events.jsonl"))
+    run(context)
+
+
+def prepare(root: Path, text: Path, benchmarks: Path | None) -> dict[str, Any]:
+    """A scratch folder with the data where the stage looks for it; returns the parameters."""
+    for name in ("text", "benchmarks", "quality", "earlier"):
+        (root / "data" / name).mkdir(parents=True, exist_ok=True)
+    for folder, target in ((text, "text"), (benchmarks, "benchmarks")):
+        for path in sorted(folder.glob("*")) if folder else []:
+            if path.suffix in (".parquet", ".gz", ".jsonl") and not (root / "data" / target / path.name).exists():
+                shutil.copyfile(path, root / "data" / target / path.name)
+    return yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+
+
+def timed(root: Path, params: dict[str, Any]) -> dict[str, Any]:
+    """One run of the stage in a fresh interpreter: seconds, and the most memory all its processes held together."""
+    (root / "params.json").write_text(json.dumps(params))
+    command = [sys.executable, "-m", "benchmarks.corpus", "stage", "--out", str(root)]
+    started = time.perf_counter()
+    child = subprocess.Popen(command, cwd=ROOT)
+    peak = {"rss": 0, "pss": 0}
+    watcher = threading.Thread(target=_watch, args=(child.pid, peak), daemon=True)
+    watcher.start()
+    code = child.wait()
+    seconds = time.perf_counter() - started
+    watcher.join()
+    if code:
+        raise SystemExit(f"the stage ended with {code}")
+    report = json.loads((root / "work/corpus/out/report.json").read_text())
+    return {
+        "seconds": round(seconds, 2),
+        "peak_rss_bytes": peak["rss"],
+        "peak_pss_bytes": peak["pss"],
+        "bytes": report["total"]["bytes"],
+        "documents": report["total"]["documents"],
+        "kept": report["total"]["kept"],
+        "dropped": report["dropped_by_reason"],
+    }
+
+
+def _watch(pid: int, peak: dict[str, int]) -> None:
+    """Sums over the process and its children; PSS counts a page that several share once."""
+    while psutil.pid_exists(pid):
+        rss = pss = 0
+        try:
+            process = psutil.Process(pid)
+            for one in [process, *process.children(recursive=True)]:
+                memory = one.memory_full_info()
+                rss, pss = rss + memory.rss, pss + memory.pss
+        except psutil.Error:
+            pass
+        peak["rss"], peak["pss"] = max(peak["rss"], rss), max(peak["pss"], pss)
+        time.sleep(SAMPLED_SECONDS)
+
+
+def whole(arguments: argparse.Namespace) -> dict[str, Any]:
+    root = arguments.out / "whole"
+    shutil.rmtree(root, ignore_errors=True)
+    params = prepare(root, arguments.text, arguments.benchmarks)
+    first = timed(root, params)
+    params["quality"] = {**params["quality"], "min_words": params["quality"].get("min_words", 20) + 5}
+    return {"everything": first, "one threshold changed": timed(root, params), "nothing changed": timed(root, params)}
+
+
+def copies(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The text once and `copies` times, every copy with its own noise and ids."""
+    results = {}
+    for count in (1, arguments.copies):
+        root = arguments.out / f"copies-{count}"
+        shutil.rmtree(root, ignore_errors=True)
+        params = prepare(root, arguments.out / "none", arguments.benchmarks)
+        params["max_dropped_fraction"] = 1.0
+        for number in range(count):
+            _noisy_copy(arguments.text, root / "data/text", number)
+        results[f"{count} x"] = timed(root, params)
+    one, many = results.values()
+    return {
+        **results,
+        "text grows": round(many["bytes"] / one["bytes"], 3),
+        "time grows": round(many["seconds"] / one["seconds"], 3),
+        "rss grows": round(many["peak_rss_bytes"] / one["peak_rss_bytes"], 3),
+    }
+
+
+def _noisy_copy(text: Path, folder: Path, number: int) -> None:
+    import polars as pl
+
+    for path in sorted(text.glob("*.parquet")):
+        frame = pl.read_parquet(path)
+        source = random.Random(f"{number}:{path.name}")
+        noisy = [_noisy(document, source) for document in frame["text"].to_list()]
+        ids = [f"{name}/{number}" for name in frame["id"].to_list()]
+        frame.with_columns(pl.Series("text", noisy), pl.Series("id", ids)).write_parquet(
+            folder / f"{number:02d}-{path.name}"
+        )
+
+
+def _noisy(document: str, source: random.Random) -> str:
+    """The document with some words replaced by other words of its own, so that lengths and characters stay alike."""
+    parts = document.split(" ")
+    for _ in range(int(NOISE * len(parts))):
+        parts[source.randrange(len(parts))] = parts[source.randrange(len(parts))]
+    return " ".join(parts)
+
+
+def datatrove(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both tools on one core, the same documents, signatures and filters alone; reading and writing is left out."""
+    import polars as pl
+
+    from tasks._words import hash_words
+    from tasks.corpus.minhash import signatures
+    from tasks.corpus.statistics import add_statistics
+
+    paths = sorted(arguments.text.glob("*.parquet"))
+    frame = pl.concat([pl.read_parquet(path, columns=["id", "text", "domain"]) for path in paths])
+    frame = frame.sample(DOCUMENTS, seed=0, shuffle=True)
+    size = int(frame["text"].str.len_bytes().sum())
+    given = arguments.out / "documents.jsonl"
+    frame.write_ndjson(given)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    command = [str(arguments.python), str(Path(__file__).with_name("corpus_datatrove.py")), str(given)]
+    theirs = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+    ours: dict[str, float] = {}
+    for name, work in (
+        ("filters", lambda: add_statistics(frame.select("text", "domain"))),
+        ("signatures", lambda: signatures(hash_words(frame["text"]))),
+    ):
+        work()  # imports and first use
+        started = time.perf_counter()
+        work()
+        ours[name] = time.perf_counter() - started
+    return {
+        "documents": DOCUMENTS,
+        "bytes": size,
+        "polars threads": pl.thread_pool_size(),
+        **{
+            name: {
+                "ours_seconds": round(ours[name], 3),
+                "datatrove_seconds": round(theirs[name], 3),
+                "ours_mb_per_s": round(size / ours[name] / 1e6, 2),
+                "datatrove_mb_per_s": round(size / theirs[name] / 1e6, 3),
+                "ratio": round(theirs[name] / ours[name], 1),
+            }
+            for name in ("filters", "signatures")
+        },
+        "datatrove keeps": theirs["kept"],
+    }
+
+
+def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Exact copies of the raw text against what the stage dropped; pairs of a sample against brute force."""
+    raise SystemExit("written when the stage runs")
+
+
+if __name__ == "__main__":
+    main()
