@@ -177,8 +177,8 @@ def datatrove(arguments: argparse.Namespace) -> dict[str, Any]:
     import polars as pl
 
     from tasks._words import hash_words
-    from tasks.corpus.minhash import signatures
-    from tasks.corpus.statistics import add_statistics
+    from tasks.corpus.duplicates.minhash import signatures
+    from tasks.corpus.quality.statistics import add_statistics
 
     paths = sorted(arguments.text.glob("*.parquet"))
     frame = pl.concat([pl.read_parquet(path, columns=["id", "text", "domain"]) for path in paths])

@@ -13,11 +13,11 @@ from tasks._executor import in_order
 from tasks._units import code_version
 from tasks.corpus import passes
 from tasks.corpus.documents import NONE, DocumentTable, Numbers
+from tasks.corpus.duplicates.index import Index, find_exact, open_index, save_index
+from tasks.corpus.duplicates.minhash import exact_winners
+from tasks.corpus.duplicates.near_duplicates import near_clusters, near_earlier
+from tasks.corpus.duplicates.paragraphs import Repeated, repeated
 from tasks.corpus.gathering import Work
-from tasks.corpus.index import Index, find_exact, open_index, save_index
-from tasks.corpus.minhash import exact_winners
-from tasks.corpus.near_duplicates import near_clusters, near_earlier
-from tasks.corpus.paragraphs import Repeated, repeated
 from tasks.corpus.params import Duplicates
 
 EXACT, NEAR, PARAGRAPHS = "exact_duplicate", "near_duplicate", "duplicate_paragraphs"

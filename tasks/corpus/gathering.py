@@ -13,7 +13,7 @@ from tasks._units import Unit, code_version, compute, compute_all, unit_key
 from tasks.corpus import passes, reading
 from tasks.corpus.documents import Shard
 from tasks.corpus.params import Params
-from tasks.corpus.sources import AnySource, portions
+from tasks.corpus.sources.portions import AnySource, portions
 
 BAD_SAMPLES = 20
 

@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 from tasks._executor import in_order
 from tasks._units import code_version
-from tasks.corpus import classifier, passes
-from tasks.corpus.blocklist import Blocklist, Entries, blocked, load_entries
+from tasks.corpus import passes
 from tasks.corpus.documents import DocumentTable
 from tasks.corpus.gathering import Work
-from tasks.corpus.guard import check_guard
-from tasks.corpus.histograms import Histograms
 from tasks.corpus.params import Params
-from tasks.corpus.quality_examples import read_examples
-from tasks.corpus.rules import RULE_NAMES, RULES, Resolved, judge, resolve
+from tasks.corpus.quality import classifier
+from tasks.corpus.quality.blocklist import Blocklist, Entries, blocked, load_entries
+from tasks.corpus.quality.examples import read_examples
+from tasks.corpus.quality.guard import check_guard
+from tasks.corpus.quality.rules import RULE_NAMES, RULES, Resolved, judge, resolve
+from tasks.corpus.report.histograms import Histograms
 
 BELOW_SCORE = "classifier"
 

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from tasks._params import StageParams
-from tasks.corpus.blocklist import Blocklist
-from tasks.corpus.classifier import Classifier
-from tasks.corpus.extraction import TextOptions
-from tasks.corpus.guard import Guard
 from tasks.corpus.mixing import Mixing
-from tasks.corpus.rules import Quality, resolve
-from tasks.corpus.sources import PythonDocs, Source
+from tasks.corpus.quality.blocklist import Blocklist
+from tasks.corpus.quality.classifier import Classifier
+from tasks.corpus.quality.guard import Guard
+from tasks.corpus.quality.rules import Quality, resolve
+from tasks.corpus.sources.portions import PythonDocs, Source
+from tasks.corpus.text.extraction import TextOptions
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]

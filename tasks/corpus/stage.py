@@ -19,7 +19,6 @@ from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._executor import open_executor
 from tasks._files import remove
-from tasks.corpus import assembling
 from tasks.corpus.decontamination import drop_contaminated
 from tasks.corpus.deduplication import drop_duplicates, drop_paragraphs, open_earlier, sign, write_index
 from tasks.corpus.documents import DocumentTable, Mask, read_table
@@ -27,8 +26,9 @@ from tasks.corpus.gathering import Work, gather
 from tasks.corpus.judging import drop_by_rules, drop_by_score
 from tasks.corpus.mixing import mix
 from tasks.corpus.params import Params
-from tasks.corpus.report import render_report
-from tasks.corpus.sources import PythonDocs
+from tasks.corpus.report import assembling
+from tasks.corpus.report.report import render_report
+from tasks.corpus.sources.portions import PythonDocs
 from tasks.corpus.writing import write_corpus
 
 __all__ = ["Params", "run"]

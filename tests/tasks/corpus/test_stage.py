@@ -331,7 +331,7 @@ def test_parameters_are_checked(tmp_path: Path) -> None:
 
 def test_python_docs_source_caps_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole stage on the topics and one package; the standard library is left out for speed."""
-    monkeypatch.setattr("tasks.corpus.python_docs._standard_library", list)
+    monkeypatch.setattr("tasks.corpus.sources.python_docs._standard_library", list)
     (tmp_path / "requirements.lock").write_text("pyyaml==6.0\nhttpx==0.1\n")
     (tmp_path / "data/benchmarks").mkdir(parents=True)
     values = validate(Params, {"sources": [{"kind": "python_docs", "max_bytes": 200_000}]}, "test")
