@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARAMS = Path(__file__).with_name("corpus_params.yaml")
 SAMPLED_SECONDS = 0.05
 DOCUMENTS = 500
+SAMPLE = 4000
 NOISE = 0.15
 """Share of words replaced in a copy: five-word shingles of two copies then agree to about 0.85^10, no duplicates."""
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--benchmarks", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--copies", type=int, default=10)
+    parser.add_argument("--only-write", action="store_true", help="copies: write the text, to be timed later")
     parser.add_argument("--python", type=Path)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -136,12 +138,14 @@ def copies(arguments: argparse.Namespace) -> dict[str, Any]:
     results = {}
     for count in (1, arguments.copies):
         root = arguments.out / f"copies-{count}"
-        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(root / "work", ignore_errors=True)
         params = prepare(root, arguments.out / "none", arguments.benchmarks)
-        params["max_dropped_fraction"] = 1.0
         for number in range(count):
             _noisy_copy(arguments.text, root / "data/text", number)
-        results[f"{count} x"] = timed(root, params)
+        if not arguments.only_write:
+            results[f"{count} x"] = timed(root, params)
+    if arguments.only_write:
+        return {}
     one, many = results.values()
     return {
         **results,
@@ -155,13 +159,14 @@ def _noisy_copy(text: Path, folder: Path, number: int) -> None:
     import polars as pl
 
     for path in sorted(text.glob("*.parquet")):
+        target = folder / f"{number:02d}-{path.name}"
+        if target.exists():
+            continue
         frame = pl.read_parquet(path)
         source = random.Random(f"{number}:{path.name}")
         noisy = [_noisy(document, source) for document in frame["text"].to_list()]
         ids = [f"{name}/{number}" for name in frame["id"].to_list()]
-        frame.with_columns(pl.Series("text", noisy), pl.Series("id", ids)).write_parquet(
-            folder / f"{number:02d}-{path.name}"
-        )
+        frame.with_columns(pl.Series("text", noisy), pl.Series("id", ids)).write_parquet(target)
 
 
 def _noisy(document: str, source: random.Random) -> str:
@@ -217,8 +222,80 @@ def datatrove(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def duplicates(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Exact copies of the raw text against what the stage dropped; pairs of a sample against brute force."""
-    raise SystemExit("written when the stage runs")
+    """Duplicates alone, without rules: exact copies of the raw text, and all pairs of a sample by brute force."""
+    import polars as pl
+
+    root = arguments.out / "duplicates"
+    shutil.rmtree(root, ignore_errors=True)
+    params = prepare(root, arguments.text, None)
+    params |= {"quality": {"recipes": []}, "quality_by_domain": {}, "decontamination": None}
+    run = timed(root, params)
+    out = root / "work/corpus/out"
+    kept = pl.read_parquet(out / "documents/*.parquet", columns=["id", "source", "cluster_id"])
+    rejected = pl.read_parquet(out / "rejected/*.parquet", columns=["id", "source", "cluster_id", "reason", "value"])
+    raw = pl.concat(
+        [pl.read_parquet(path, columns=["id", "text"]) for path in sorted(arguments.text.glob("*.parquet"))]
+    )
+    raw = raw.with_columns(("files:" + pl.col("id")).alias("id"))
+    copies = raw.with_columns(pl.col("id").is_in(kept["id"].implode()).alias("kept"))
+    groups = copies.group_by("text").agg(pl.len().cast(pl.Int64).alias("copies"), pl.col("kept").sum().cast(pl.Int64))
+    left = groups.filter(pl.col("copies") > 1)
+    every = pl.concat([kept.with_columns(pl.lit(None, pl.String).alias("reason")), rejected.drop("value")])
+    return {
+        **run,
+        "byte-equal copies in the raw text": int((left["copies"] - 1).sum()),
+        "of these still kept": int((left["kept"] - 1).clip(0).sum()),
+        "least true similarity of a near duplicate with its winner": min(
+            rejected.filter(pl.col("reason") == "near_duplicate")["value"].to_list()
+        ),
+        **_brute_force(root, every),
+    }
+
+
+def _brute_force(root: Path, every: Any) -> dict[str, Any]:
+    """All pairs of sampled documents: versions of the same pages, where near duplicates are, and as many others."""
+    import numpy as np
+    import polars as pl
+    from scipy.sparse import csr_array
+
+    from tasks._words import hash_words
+    from tasks.corpus.duplicates.minhash import shingle_sets
+
+    texts = pl.read_parquet(root / "work/corpus/cache/read/*/text.parquet", columns=["id", "text", "source"])
+    versions = texts.filter(pl.col("source").str.contains("^(etcd-io|facebook/react-native|MicrosoftDocs)"))
+    others = texts.join(versions, on="id", how="anti")
+    sample = pl.concat([part.sort("id").sample(SAMPLE // 2, seed=0) for part in (versions, others)])
+    sample = sample.join(every.select("id", "cluster_id", "reason"), on="id", maintain_order="left")
+    sets = shingle_sets(hash_words(sample["text"]))
+    sizes = np.array([len(one) for one in sets])
+    names, columns = np.unique(np.concatenate(sets), return_inverse=True)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    table = csr_array((np.ones(len(columns), np.float32), columns, starts), (len(sets), len(names)))
+    common = (table @ table.T).tocoo()
+    upper = common.row < common.col
+    left, right, shared = common.row[upper], common.col[upper], common.data[upper]
+    jaccard = shared / (sizes[left] + sizes[right] - shared)
+    cluster = np.array([name or "" for name in sample["cluster_id"].to_list()], object)
+    kept = sample["reason"].is_null().to_numpy()
+    result: dict[str, Any] = {"sampled documents": len(sets)}
+    for bound in (0.7, 0.8, 0.9):
+        pairs = jaccard >= bound
+        a, b = left[pairs], right[pairs]
+        together = (cluster[a] == cluster[b]) & (cluster[a] != "")
+        result[f"pairs of Jaccard >= {bound}"] = int(pairs.sum())
+        result[f"recall at {bound}: both in one cluster"] = round(float(together.mean()), 5)
+        result[f"of these, both kept, at {bound}"] = int((kept[a] & kept[b]).sum())
+    # A dropped document must resemble a kept one of its cluster; only those are judged whose kept ones were sampled.
+    near = (sample["reason"] == "near_duplicate").fill_null(False).to_numpy()
+    closest: dict[int, float] = {}
+    for a, b in ((left, right), (right, left)):
+        own = near[a] & kept[b] & (cluster[a] == cluster[b])
+        for document, value in zip(a[own].tolist(), jaccard[own].tolist(), strict=True):
+            closest[document] = max(closest.get(document, 0.0), value)
+    result["dropped near duplicates with a kept one of their cluster in the sample"] = len(closest)
+    right_ones = sum(value >= 0.7 for value in closest.values())
+    result["precision: of these, Jaccard >= 0.7 with a kept one"] = round(right_ones / max(1, len(closest)), 5)
+    return result
 
 
 if __name__ == "__main__":

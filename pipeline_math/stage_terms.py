@@ -79,12 +79,16 @@ def seconds_terms(stage: str, amounts: Amounts, hardware: Hardware) -> dict[str,
     if stage in fixed:
         return {"process": 1.0, **fixed[stage]}
     data: dict[str, dict[str, str]] = {
-        "corpus": {"documentation": "documentation_sources", "raw_bytes": "raw_bytes"},
+        "corpus": {"documentation": "documentation_sources", "judged_bytes": "raw_bytes"},
         "tokenizer": {"training_text": "train_bytes", "merges": "merges"},
         "shards": {"encoding": "kept_bytes"},
     }
-    once = {"shards_once": 1.0} if stage == "shards" else {}
-    return {"process": 1.0, **once, **{constant: amounts[amount] for constant, amount in data[stage].items()}}
+    terms = {"process": 1.0, **{constant: amounts[amount] for constant, amount in data[stage].items()}}
+    if stage == "shards":
+        terms["shards_once"] = 1.0
+    if stage == "corpus":  # what an earlier run left in the cache is neither read nor measured again
+        terms |= {"corpus_once": 1.0, "raw_bytes": amounts.get("new_bytes", amounts["raw_bytes"])}
+    return terms
 
 
 def step_seconds_terms(amounts: Amounts, hardware: Hardware) -> dict[str, float]:

@@ -17,7 +17,7 @@ from tasks.stages import Stage
 ROOT = Path(__file__).resolve().parents[1]
 SPINE = (
     "_context.py _errors.py _files.py _invocation.py _keys.py _params.py _process.py _runtime.py _tracking.py "
-    "_devices.py _figures.py _forecast.py _forecast_plots.py _ledger.py _machine.py _run_plots.py "
+    "_devices.py _executor.py _units.py _figures.py _forecast.py _forecast_plots.py _ledger.py _machine.py _run_plots.py "
     "run.py stages.py environment.py"
 )
 
@@ -94,9 +94,9 @@ class ToyRepository:
             shutil.copy(ROOT / "tasks" / name, root / "tasks" / name)
         for package in ("flows", "pipeline_math"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "documents"))
-        for folder in ("data/text", "data/chat"):
-            (root / folder).mkdir(parents=True)
-            (root / folder / "a.txt").write_text("text\n")
+        for folder in ("text", "chat", "benchmarks", "quality", "earlier"):
+            (root / "data" / folder).mkdir(parents=True)
+            (root / "data" / folder / "a.txt").write_text("text\n")
         shutil.copy(ROOT / "requirements.lock", root / "requirements.lock")
         shutil.copy(ROOT / ".dvcignore", root / ".dvcignore")
         self._stages()

@@ -54,7 +54,7 @@ class DocumentTable:
     earlier: dict[int, str] = field(default_factory=dict)
     """Documents dropped for one of an earlier crawl -> its id."""
     similarity: NDArray[np.float32] = field(init=False)
-    copy: NDArray[np.uint16] = field(init=False)
+    copy: NDArray[np.uint32] = field(init=False)
     """1 for the first document of an id, 2, 3, ... for further ones."""
     repeats: NDArray[np.int32] = field(init=False)
     """How often a kept document is trained on."""
@@ -165,13 +165,13 @@ def shard_text(unit: Path) -> Path:
     return unit / TEXT
 
 
-def _copies(table: DocumentTable) -> NDArray[np.uint16]:
+def _copies(table: DocumentTable) -> NDArray[np.uint32]:
     """Place of each document among those of the same id, in the order of their records' hashes."""
     order = table.hash_order()
     high, low = table.id_high[order], table.id_low[order]
     same = np.r_[False, (high[1:] == high[:-1]) & (low[1:] == low[:-1])] if len(order) else np.zeros(0, bool)
     place = np.arange(len(order))
     first = np.maximum.accumulate(np.where(same, 0, place))
-    copies = np.empty(len(order), np.uint16)
-    copies[order] = np.minimum(place - first + 1, np.iinfo(np.uint16).max)
+    copies = np.empty(len(order), np.uint32)
+    copies[order] = place - first + 1
     return copies

@@ -1,7 +1,8 @@
 """From sources to measured shards: the passes that do not depend on any threshold."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tasks._units import Unit, code_version, compute, compute_all, unit_key
 from tasks.corpus import passes, reading
 from tasks.corpus.documents import Shard
 from tasks.corpus.params import Params
-from tasks.corpus.sources.portions import AnySource, portions
+from tasks.corpus.sources.portions import AnySource, fetched_folder, portions
 
 BAD_SAMPLES = 20
 
@@ -77,17 +78,19 @@ def _read(work: Work, params: Params) -> list[Shard]:
     def is_done(portion: reading.SourcePortion) -> bool:
         return unit(portion).exists()
 
-    def units() -> Iterator[Unit]:
+    def units() -> Generator[Unit, None, None]:
         for portion in portions(work.ctx, params.sources, params.max_record_bytes, is_done):
             parts.append(portion)
             yield Unit(unit(portion), (portion.name, portion.reader, portion.arguments, portion.domain, options))
 
-    shards = []
-    for number, folder in enumerate(compute_all(work.ctx, work.executor, reading.read, units(), None, "reading")):
-        portion = parts[number]
-        if portion.fetched:
-            remove(Path(portion.fetched))
-        shards.append(Shard(portion.source, reading.read_info(folder), folder.name, folder / reading.TEXT, folder))
+    shards: list[Shard] = []
+    with closing(units()) as pending:  # whatever goes wrong, downloads end with it
+        for folder in compute_all(work.ctx, work.executor, reading.read, pending, None, "reading"):
+            portion = parts[len(shards)]
+            if portion.fetched:
+                remove(Path(portion.fetched))
+            shards.append(Shard(portion.source, reading.read_info(folder), folder.name, folder / reading.TEXT, folder))
+    remove(fetched_folder(work.ctx))  # what is left are parts of files that nobody asks for any more
     return shards
 
 

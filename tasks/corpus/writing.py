@@ -36,7 +36,7 @@ class ShardVerdicts(NamedTuple):
     shard: str
     repeats: NDArray[np.int32]
     """0: dropped."""
-    copy: NDArray[np.uint16]
+    copy: NDArray[np.uint32]
     file: NDArray[np.int32]
     """Output file, of the documents or of the rejects."""
     reason: list[str | None]

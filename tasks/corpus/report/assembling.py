@@ -57,12 +57,12 @@ def _dropped(row: np.ndarray, names: list[str]) -> dict[str, int]:
 
 
 def _shard_counts(table: DocumentTable, shards: Sequence[Shard]) -> list[dict[str, Any]]:
-    own = {shard.text: number for number, shard in enumerate(table.shards)}
+    own = iter(range(len(table.shards)))  # by place: two sources may share the unit of a file that both name
     rows = []
     for shard in shards:
-        codes = table.reason[table.span(own[shard.text])] if shard.text in own else np.zeros(0, np.int64)
-        row = np.bincount(codes, minlength=len(table.reasons))
         info = shard.info
+        codes = table.reason[table.span(next(own))] if info.documents else np.zeros(0, np.int64)
+        row = np.bincount(codes, minlength=len(table.reasons))
         rows.append(
             {
                 "name": info.name,

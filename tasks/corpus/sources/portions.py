@@ -4,6 +4,7 @@ Portions are cut by content (files, row groups, byte ranges), never by the numbe
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,7 +19,7 @@ from tasks.corpus.sources.fetch import RemoteFile, fetch_all
 from tasks.corpus.sources.files import Portion as FilePortion
 from tasks.corpus.sources.files import find_files, portions_of, read_portion
 from tasks.corpus.sources.hub import Hub, Urls
-from tasks.corpus.sources.pins import complete_pin, pin
+from tasks.corpus.sources.pins import complete_pin, pin, pin_path
 from tasks.corpus.sources.python_docs import (
     SourceFile,
     harvest_descriptions,
@@ -122,19 +123,27 @@ def _files(ctx: StageContext, number: int, source: Files, max_record_bytes: int)
 def _remote(
     ctx: StageContext, number: int, source: Hub | Urls, max_record_bytes: int, is_done: IsDone
 ) -> Iterator[SourcePortion]:
-    folder, pins = ctx.cache.parent / "fetched", ctx.root / PINS
-    files = pin(source, pins)
+    pins = ctx.root / PINS
+    # A folder per source: two of them may hold files of one name, and each deletes its own once they are read.
+    folder = fetched_folder(ctx) / f"{pin_path(source, pins).stem}-{number}"
 
     def portion(file: RemoteFile) -> SourcePortion:
         arguments = (folder, FilePortion(file.name, 0, -1), max_record_bytes)
         raw = str(folder / file.name)
         return SourcePortion(number, file.name, str(file.sha256), read_portion, arguments, source.domain, raw)
 
-    missing = [file for file in files if file.sha256 is None or not is_done(portion(file))]
-    fetched = fetch_all(missing, folder, DOWNLOADS)
-    for file in files:
-        if file in missing:
-            measured = next(fetched)
-            complete_pin(source, pins, measured)
-            file = measured
-        yield portion(file)
+    files = pin(source, pins)
+    # A file of unknown sha256 has never been read: the pin is completed before its unit is computed.
+    missing = {file.name for file in files if file.sha256 is None or not is_done(portion(file))}
+    wanted = (file for file in files if file.name in missing)
+    with closing(fetch_all(wanted, folder, DOWNLOADS, check_stop=ctx.check_stop)) as fetched:
+        for file in files:
+            if file.name in missing:
+                file = next(fetched)
+                complete_pin(source, pins, file)
+            yield portion(file)
+
+
+def fetched_folder(ctx: StageContext) -> Path:
+    """Where remote files lie between their download and the end of their reading."""
+    return ctx.cache.parent / "fetched"

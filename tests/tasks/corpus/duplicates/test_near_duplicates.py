@@ -18,7 +18,7 @@ from tasks.corpus.duplicates import near_duplicates, partitions
 from tasks.corpus.duplicates.minhash import exact_keys, exact_winners, jaccard, shingle_sets, signatures
 from tasks.corpus.duplicates.near_duplicates import Clusters, near_clusters, near_earlier
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "corpus"
+DATA = Path(__file__).parents[5] / "shared" / "data" / "corpus"
 VOCABULARY = [f"word{i}" for i in range(500)]
 PLENTY = 1 << 30
 TINY = 2000

@@ -168,9 +168,10 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             answer = hub.next_answer("tree")
             if answer.stall_after is not None:
                 hub.released.wait(30)
-            if answer.status or answer.drop_after is not None:
-                if answer.status:
-                    self._send(answer.status, dict(answer.headers), b"")
+            if answer.status:
+                self._send(answer.status, dict(answer.headers), b"")
+                return
+            if answer.drop_after is not None:
                 self.close_connection = True
                 return
             if commit != hub.commit:

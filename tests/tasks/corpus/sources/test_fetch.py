@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from tasks._errors import StageError
-from tasks.corpus.sources.fetch import Patience, RemoteFile, fetch, fetch_all
 from tasks.corpus.sources import partial_file
+from tasks.corpus.sources.fetch import Patience, RemoteFile, fetch, fetch_all
 from tests.tasks.corpus.sources.hub_server import Answer, HubServer
 
 SIZE = 100_000
