@@ -10,8 +10,10 @@ import polars as pl
 
 from flows import ROOT
 from flows.promote import resolve_version
+from model.row_files import read_manifest
 from tasks import _keys, _tracking
 from tasks._errors import StageError
+from tasks.shards.inspect import places_as_text
 from tasks.stages import NUMBER, Stage
 
 
@@ -27,8 +29,11 @@ class Origin:
     """Stage -> K of the runs it read from."""
 
 
-def show_lineage(reference: str) -> None:
-    """Print every ancestor of a registered version, an alias or a path below artifacts/, down to the documents."""
+def show_lineage(reference: str, document: str | None = None) -> None:
+    """Print every ancestor of a registered version, an alias or a path below artifacts/, down to the documents.
+
+    With `document`, an id of the corpus, also which rows of the shards this model was trained on hold it.
+    """
     client = _tracking.client()
     stage, key, title = _start(client, reference)
     print(f"{title}\nK {key}\n")
@@ -38,6 +43,9 @@ def show_lineage(reference: str) -> None:
     corpus = next((o for o in origins if o.stage == Stage.CORPUS), None)
     if corpus:
         print("\n" + documents(corpus))
+    shards = next((o for o in origins if o.stage == Stage.SHARDS), None)
+    if shards:
+        print("\n" + rows(shards, document))
 
 
 def _start(client: Any, reference: str) -> tuple[Stage, str, str]:
@@ -95,11 +103,7 @@ def _line(origin: Origin) -> str:
 def documents(corpus: Origin) -> str:
     """The documents of that corpus: counts per source and the first ids; how to get them back when they are gone."""
     if _keys.recorded(Stage.CORPUS) != corpus.key:
-        sha = corpus.run.data.tags.get("git.sha", "?") if corpus.run else "?"
-        return (
-            "documents: the workspace holds another corpus; "
-            f"`git checkout {sha.removesuffix('-dirty')} && dvc checkout` brings back the one with this K"
-        )
+        return f"documents: the workspace holds another corpus; {_way_back(corpus)}"
     folder = ROOT / "artifacts" / "corpus"
     table = pl.scan_parquet(folder / "documents" / "*.parquet")
     counts = table.group_by("domain").agg(pl.len().alias("n"), pl.col("text").str.len_bytes().sum().alias("bytes"))
@@ -109,3 +113,32 @@ def documents(corpus: Origin) -> str:
     first = table.select("id").head(3).collect()["id"].to_list()
     lines.append(f"  first ids: {json.dumps(first)}")
     return "\n".join(lines)
+
+
+def rows(shards: Origin, document: str | None = None) -> str:
+    """The rows the model was trained on: how many of each split; with `document`, those that hold it.
+
+    StageError when the document was asked for and cannot be found.
+    """
+    if _keys.recorded(Stage.SHARDS) != shards.key:
+        if document is not None:
+            raise StageError(f"rows of {document!r}: the workspace holds other shards; next: {_way_back(shards)}")
+        return f"rows: the workspace holds other shards; {_way_back(shards)}"
+    folder = ROOT / "artifacts" / "shards"
+    try:
+        manifest = read_manifest(folder)
+        found = places_as_text(folder, document) if document is not None else None
+    except ValueError as error:
+        raise StageError(str(error)) from None
+    splits = [
+        f"{manifest[split]['rows']:,} of {split}" for split in ("train", "val") if isinstance(manifest.get(split), dict)
+    ]
+    lines = [f"rows: {', '.join(splits)} in {folder.relative_to(ROOT)}/, {manifest['tokens_per_row']} tokens each"]
+    lines.append(found or "  where a document lies: python -m tasks.shards inspect artifacts/shards --document <id>")
+    return "\n".join(lines)
+
+
+def _way_back(origin: Origin) -> str:
+    """How to have the artifact with this K in the workspace again."""
+    sha = origin.run.data.tags.get("git.sha", "?") if origin.run else "?"
+    return f"`git checkout {sha.removesuffix('-dirty')} && dvc checkout` brings back the one with this K"

@@ -8,42 +8,79 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 
-def best_fit(lengths: Sequence[int], tokens_per_row: int) -> list[list[int]]:
+def best_fit(lengths: ArrayLike, tokens_per_row: int) -> list[list[int]]:
     """Best-fit decreasing: each sequence, longest first, goes into the fullest row that still has room for it.
 
     Returns one list of sequence numbers per row, in order of placement; every sequence is in exactly one row. Equal
     lengths are taken in their given order, so the result depends on `lengths` alone. ValueError for a length outside
     1..tokens_per_row.
     """
-    order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    if order and not (lengths[order[-1]] >= 1 and lengths[order[0]] <= tokens_per_row):
-        worst = order[0] if lengths[order[0]] > tokens_per_row else order[-1]
-        raise ValueError(
-            f"sequence {worst} has {lengths[worst]} tokens; allowed: 1..{tokens_per_row}; next: split or drop it first"
-        )
-    rows: list[list[int]] = []
+    rows = best_fit_rows(lengths, tokens_per_row)
+    if not len(rows):
+        return []
+    placed = longest_first(lengths)
+    numbers = placed[np.argsort(rows[placed], kind="stable")]
+    return [part.tolist() for part in np.split(numbers, np.cumsum(np.bincount(rows))[:-1])]
+
+
+def best_fit_rows(lengths: ArrayLike, tokens_per_row: int) -> NDArray[np.int64]:
+    """The row of every sequence, as `best_fit` places them; within a row they stand in the order of `longest_first`."""
+    sizes = np.asarray(lengths, np.int64)
+    placed = longest_first(sizes)
+    _check_lengths(sizes, placed, tokens_per_row)
+    ordered = sizes[placed]
+    rows_of_placed = np.empty(len(sizes), np.int64)
     rows_by_room: list[list[int]] = [[] for _ in range(tokens_per_row + 1)]
     rooms = 0  # bit r is set while some row has room for exactly r tokens
-    for number in order:
-        length = lengths[number]
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            row = rows_by_room[room].pop()
-            if not rows_by_room[room]:
-                rooms ^= 1 << room
-        else:
-            room, row = tokens_per_row, len(rows)
-            rows.append([])
-        rows[row].append(number)
-        left = room - length
-        if left:
-            rows_by_room[left].append(row)
-            rooms |= 1 << left
-    return rows
+    count = 0
+    # Sequences of one length are placed together: the row that best fits the first of them keeps being the best fit
+    # until it has no room for another, so each row is visited once per length and never once per sequence.
+    ends = np.flatnonzero(np.diff(ordered, append=0)) + 1
+    place = 0
+    for end in ends.tolist():
+        length = int(ordered[place])
+        while place < end:
+            fitting = rooms >> length
+            room = length + (fitting & -fitting).bit_length() - 1 if fitting else tokens_per_row
+            per_row = room // length
+            wanted = -(-(end - place) // per_row)
+            taken: Sequence[int]
+            if fitting:
+                stack = rows_by_room[room]
+                taken = stack[-wanted:][::-1]
+                del stack[-wanted:]
+                if not stack:
+                    rooms ^= 1 << room
+            else:
+                taken = range(count, count + wanted)
+                count += wanted
+            number = min(len(taken) * per_row, end - place)
+            rows_of_placed[place : place + number] = np.repeat(np.asarray(taken), per_row)[:number]
+            place += number
+            filled, rest = divmod(number, per_row)
+            for left, rows in ((room - per_row * length, taken[:filled]), (room - rest * length, taken[filled:])):
+                if left and rows:
+                    rows_by_room[left].extend(rows)
+                    rooms |= 1 << left
+    found = np.empty(len(sizes), np.int64)
+    found[placed] = rows_of_placed
+    return found
+
+
+def longest_first(lengths: ArrayLike) -> NDArray[np.int64]:
+    """Numbers of the sequences in the order in which they are placed."""
+    return np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+
+
+def _check_lengths(sizes: NDArray[np.int64], placed: NDArray[np.int64], tokens_per_row: int) -> None:
+    if len(sizes) and not (sizes[placed[-1]] >= 1 and sizes[placed[0]] <= tokens_per_row):
+        worst = placed[0] if sizes[placed[0]] > tokens_per_row else placed[-1]
+        raise ValueError(
+            f"sequence {worst} has {sizes[worst]} tokens; allowed: 1..{tokens_per_row}; next: split or drop it first"
+        )
 
 
 def fill_rows(

@@ -11,10 +11,10 @@ by a user is encoded letter by letter and cannot forge a turn.
 import codecs
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import Any
 
 SPECIAL_TOKENS = (
     "<|bos|>",
@@ -50,64 +50,102 @@ def byte_to_letter() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-def train_tokenizer_json(texts: Iterable[str], vocab_size: int) -> str:
+def train_tokenizer_json(texts: Iterable[str], vocab_size: int, pattern: str = SPLIT_PATTERN) -> str:
     """Train byte-level BPE on `texts`; returns the content of tokenizer.json.
 
-    The result depends on the texts only, not on threads. When the texts hold fewer pairs worth merging than asked for,
-    the vocabulary comes out smaller than `vocab_size`: compare with `Tokenizer.vocab_size`.
-    ValueError unless `vocab_size` is a multiple of 64 with room for 256 bytes and nine specials.
+    The result depends on the texts only, not on their order or on threads. When the texts hold fewer pairs than asked
+    for, the vocabulary comes out smaller than `vocab_size`: compare with `Tokenizer.vocab_size`. A vocabulary of half
+    the size holds the first half of the same tokens. ValueError unless `vocab_size` is a multiple of 64 with room for
+    256 bytes and nine specials.
     """
-    from tokenizers import Tokenizer as TokenizerFile
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import ByteLevel
-    from tokenizers.trainers import BpeTrainer
+    import rustbpe  # same compression as the trainer of `tokenizers` at a third of its time: benchmarks/tokenizer.py
 
     if vocab_size < SMALLEST_VOCAB or vocab_size % VOCAB_MULTIPLE:
         raise ValueError(
             f"vocab_size={vocab_size}; allowed: multiples of {VOCAB_MULTIPLE} from {SMALLEST_VOCAB}; "
             f"next: use {max(SMALLEST_VOCAB, round(vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE)}"
         )
-    file = TokenizerFile(BPE())
-    _add_byte_level(file)
-    trainer = BpeTrainer(
-        vocab_size=vocab_size - len(SPECIAL_TOKENS),
-        initial_alphabet=sorted(ByteLevel.alphabet()),
-        min_frequency=2,
-        show_progress=False,
-    )
-    file.train_from_iterator(texts, trainer)
-    return _with_specials(file, SPECIAL_TOKENS)
+    trainer = rustbpe.Tokenizer()
+    trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=pattern)
+    ranks = {bytes(token): rank for token, rank in trainer.get_mergeable_ranks()}
+    return tokenizer_json(ranks, pattern, SPECIAL_TOKENS)
 
 
 def byte_tokenizer_json() -> str:
     """tokenizer.json with one token per byte, unused `<|reserved_N|>` ids up to a multiple of 64, then the specials."""
-    from tokenizers import Tokenizer as TokenizerFile
-    from tokenizers.models import BPE
+    ranks = {bytes([byte]): byte for byte in range(BYTE_TOKENS)}
+    return tokenizer_json(ranks, SPLIT_PATTERN, with_specials((), len(ranks)))
 
+
+def with_specials(own: Sequence[str], ordinary_tokens: int) -> tuple[str, ...]:
+    """Names of the ids behind the ordinary tokens: a vocabulary's own ones, reserved ones, those of the nine it lacks.
+
+    There are as many reserved names as make the whole a multiple of 64.
+    """
+    missing = [name for name in SPECIAL_TOKENS if name not in own]
+    spare = -(ordinary_tokens + len(own) + len(missing)) % VOCAB_MULTIPLE
+    free = (name for name in (f"<|reserved_{number}|>" for number in count()) if name not in own)
+    return (*own, *islice(free, spare), *missing)
+
+
+def tokenizer_json(ranks: Mapping[bytes, int], pattern: str, added: Sequence[str]) -> str:
+    """The content of tokenizer.json: tokens with their merge ranks as ids, then the special tokens `added`.
+
+    ValueError when a token is not the merger of two tokens of lower rank.
+    """
     letters = byte_to_letter()
-    file = TokenizerFile(BPE(vocab={letters[byte]: byte for byte in range(BYTE_TOKENS)}, merges=[]))
-    _add_byte_level(file)
-    reserved = SMALLEST_VOCAB - BYTE_TOKENS - len(SPECIAL_TOKENS)
-    return _with_specials(file, (*(f"<|reserved_{i}|>" for i in range(reserved)), *SPECIAL_TOKENS))
+    names = {token: "".join(letters[byte] for byte in token) for token in sorted(ranks, key=ranks.__getitem__)}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": len(ranks) + i, "content": name, **flags} for i, name in enumerate(added)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {name: ranks[token] for token, name in names.items()},
+            "merges": [[names[left], names[right]] for left, right in merges_of(ranks)],
+        },
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _add_byte_level(file: Any) -> None:
-    from tokenizers import Regex, decoders, pre_tokenizers
+def merges_of(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
+    """The two tokens that each token of more than one byte was merged from, in rank order.
 
-    file.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    file.decoder = decoders.ByteLevel()
-
-
-def _with_specials(file: Any, names: Sequence[str]) -> str:
-    from tokenizers import AddedToken
-
-    file.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
-    return file.to_str(pretty=True) + "\n"
+    They are what its bytes come to when only the merges before it are made. ValueError names a token for which these
+    are not exactly two: the ranks are not those of byte-pair merges.
+    """
+    merges: list[tuple[bytes, bytes]] = []
+    for token in sorted((token for token in ranks if len(token) > 1), key=ranks.__getitem__):
+        parts = [token[place : place + 1] for place in range(len(token))]
+        while len(parts) > 2:
+            found = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
+            lowest = min(found)
+            if lowest >= ranks[token]:
+                break
+            place = found.index(lowest)
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        if len(parts) != 2 or any(ranks.get(part, len(ranks)) >= ranks[token] for part in parts):
+            raise ValueError(
+                f"token {token!r} of rank {ranks[token]} is no merger of two tokens of lower rank; allowed: ranks in "
+                f"the order of byte-pair merges; next: use another file"
+            )
+        merges.append((parts[0], parts[1]))
+    return merges
 
 
 class Tokenizer:
@@ -119,6 +157,10 @@ class Tokenizer:
         self.sha256 = hashlib.sha256(content).hexdigest()
         """sha256 of the file, hexadecimal: the identity that shards and checkpoints record."""
         pattern, ranks, self._specials = _read(content, where)
+        self.split_pattern = pattern
+        """Regular expression whose matches are encoded on their own."""
+        self.ordinary_tokens = len(ranks)
+        """Number of ids that text can become; reserved and special ones stand behind them."""
         self.vocab_size = len(ranks) + len(self._specials)
         """Number of ids, including reserved and special ones."""
         self._bytes = [b""] * len(ranks)
@@ -145,11 +187,14 @@ class Tokenizer:
         return self._specials[name]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text, without BOS. Unpaired surrogates become U+FFFD, as UTF-8 cannot hold them."""
+        """Ids of ordinary text, without BOS. ValueError names a surrogate, which is no character by itself."""
+        _refuse_surrogates(text, "text")
         return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: list[str], threads: int = 1) -> list[list[int]]:
-        """`encode` for many texts; the result does not depend on `threads`."""
+        """`encode` for many texts; the result does not depend on `threads`. ValueError counts texts from 0."""
+        for number, text in enumerate(texts):
+            _refuse_surrogates(text, f"text {number}")
         return self._encoding.encode_ordinary_batch(texts, num_threads=threads)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -174,6 +219,17 @@ class Tokenizer:
         if number in self._names:
             return b""
         raise ValueError(f"token id {number} is outside the vocabulary; allowed: 0..{self.vocab_size - 1}")
+
+
+def _refuse_surrogates(text: str, what: str) -> None:
+    """tiktoken would put U+FFFD in their place, so that the text could not be had back from its ids."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} holds the surrogate {text[error.start]!a} at character {error.start}; allowed: Unicode "
+            f"characters, which UTF-8 can hold; next: remove it or put U+FFFD in its place"
+        ) from None
 
 
 class IncrementalDecoder:
@@ -206,20 +262,20 @@ def _read(content: bytes, where: str) -> tuple[str, dict[bytes, int], dict[str, 
         raise ValueError(f"{where} is not a byte-level BPE tokenizer.json ({error!r}); {hint}") from None
     missing = [name for name in SPECIAL_TOKENS if name not in added]
     if missing:
-        raise ValueError(f"{where} has no special token {', '.join(missing)}; needed: all nine, last; {hint}")
+        raise ValueError(f"{where} has no special token {', '.join(missing)}; needed: all nine; {hint}")
     letter_to_byte = {letter: byte for byte, letter in byte_to_letter().items()}
     unknown = next((token for token in vocab if not set(token) <= letter_to_byte.keys()), None)
     if unknown is not None:
         raise ValueError(f"{where}: token {unknown!r} is not written in the byte-level alphabet; {hint}")
     ranks = {bytes(letter_to_byte[letter] for letter in token): number for token, number in vocab.items()}
     if sorted([*ranks.values(), *added.values()]) != list(range(len(ranks) + len(added))):
-        raise ValueError(f"{where}: ids are not 0..{len(ranks) + len(added) - 1}, each once, specials last; {hint}")
+        raise ValueError(
+            f"{where}: ids are not 0..{len(ranks) + len(added) - 1}, each once, specials among them; {hint}"
+        )
     if any(bytes([byte]) not in ranks for byte in range(BYTE_TOKENS)):
         raise ValueError(f"{where}: not every one of the {BYTE_TOKENS} bytes has a token; {hint}")
-    if min(added.values()) != len(ranks) or sorted(added, key=added.__getitem__)[-len(SPECIAL_TOKENS) :] != list(
-        SPECIAL_TOKENS
-    ):
-        raise ValueError(f"{where}: special tokens are not the last ids, as in {' '.join(SPECIAL_TOKENS)}; {hint}")
+    if min(added.values()) != len(ranks):
+        raise ValueError(f"{where}: special tokens are not the last ids, behind all others; {hint}")
     merged = [vocab["".join(pair)] for pair in merges]
     if merged != list(range(BYTE_TOKENS, len(ranks))):
         raise ValueError(f"{where}: ids do not follow merge order, so fast encoding would differ; {hint}")

@@ -140,6 +140,16 @@ def break_even_vocabulary(
 
 
 @checked
+def text_bytes_per_flop(bytes_per_token: float, train_flops_per_token: float) -> float:
+    """Bytes of text read per FLOP of training, c / F: of several measured vocabularies the largest value is the best.
+
+    The rule of `larger_vocabulary_pays` without its formula for F. Left out: as in `best_vocabulary`.
+    """
+    positive(train_flops_per_token=train_flops_per_token)
+    return bytes_per_token / train_flops_per_token
+
+
+@checked
 def best_vocabulary(body_train_flops_per_token: float, d_model: int, gain_per_doubling: float) -> float:
     """Vocabulary that reads most text per training FLOP: g F_body / (6 d (1 - g)), g = log2(1 + gain per doubling).
 

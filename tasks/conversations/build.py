@@ -42,6 +42,8 @@ class PartReport:
     supervised_tokens: int = 0
     split_conversations: int = 0
     """Conversations longer than a row that were split between turns."""
+    exchanges_left_out: int = 0
+    """Exchanges of those that are longer than a row themselves."""
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_samples: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -91,9 +93,10 @@ def build(
 
 
 def fit(conversation: Conversation, tokenizer: "Tokenizer", tokens_per_row: int, report: PartReport) -> list[Rendered]:
-    """The conversation as pieces of at most tokens_per_row + 1 ids, split between turns; [] if it cannot be split.
+    """The conversation as pieces of at most tokens_per_row + 1 ids, split between exchanges; [] if none of it fits.
 
-    Every piece starts with the system message, if there is one, and holds at least one supervised token.
+    Every piece starts with the system message, if there is one, and holds at least one supervised token. An exchange
+    that is longer than a row is left out and counted; what comes before and after it stays.
     """
     room = tokens_per_row + 1
     ids, mask = render(tokenizer, conversation.messages)
@@ -101,26 +104,35 @@ def fit(conversation: Conversation, tokenizer: "Tokenizer", tokens_per_row: int,
         if not any(mask[1:]):
             return _drop(conversation, "nothing to learn from", report)
         return [Rendered(conversation, ids, mask)]
-    pieces: list[Rendered] = []
-    system, turns = _system_and_turns(conversation.messages)
-    start = 0
-    while start < len(turns):
-        best: Rendered | None = None
-        end = start
-        for candidate_end in range(start + 2, len(turns) + 1, 2):
-            messages = (*system, *turns[start:candidate_end])
-            ids, mask = render(tokenizer, messages)
-            if len(ids) > room:
-                break
-            best = Rendered(Conversation(conversation.kind, conversation.source, messages), ids, mask)
-            end = candidate_end
-        if best is None:
-            return _drop(conversation, "one exchange is longer than a row", report)
-        if any(best.mask[1:]):
-            pieces.append(best)
-        start = end
+    pieces, left_out = _split(conversation, tokenizer, room)
+    if not pieces:
+        return _drop(conversation, "no exchange fits a row", report)
     report.split_conversations += 1
+    report.exchanges_left_out += left_out
     return pieces
+
+
+def _split(conversation: Conversation, tokenizer: "Tokenizer", room: int) -> tuple[list[Rendered], int]:
+    """Pieces of as many exchanges as fit `room` ids, and how many exchanges are in none of them."""
+    system, turns = _system_and_turns(conversation.messages)
+    exchanges = [turns[start : start + 2] for start in range(0, len(turns), 2)]
+    pieces: list[Rendered] = []
+    left_out = start = 0
+    while start < len(exchanges):
+        ids, mask = render(tokenizer, (*system, *exchanges[start]))
+        end = start + 1
+        while end < len(exchanges) and len(ids) <= room:
+            more_ids, more_mask = render(tokenizer, exchanges[end])
+            if len(ids) + len(more_ids) - 1 > room:  # the BOS of `more` is not taken over
+                break
+            ids, mask, end = ids + more_ids[1:], mask + more_mask[1:], end + 1
+        if len(ids) <= room and any(mask[1:]):
+            messages = (*system, *(message for exchange in exchanges[start:end] for message in exchange))
+            pieces.append(Rendered(Conversation(conversation.kind, conversation.source, messages), ids, mask))
+        else:
+            left_out += end - start
+        start = end
+    return pieces, left_out
 
 
 def _system_and_turns(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:

@@ -55,6 +55,8 @@ def prepare_rows(
     ctx.report(**report["totals"])
     for name, part in report["parts"].items():
         lost = f", dropped {part['dropped']}" if part["dropped"] else ""
+        if left_out := part.get("exchanges_left_out"):  # rows of an earlier version do not say
+            lost += f", left out {left_out:,} exchanges longer than a row"
         if contaminated := part.get("contaminated"):
             lost += f", left out {contaminated['conversations']:,} that contain benchmark items"
         ctx.note(f"{name}: {part['conversations']:,} conversations, {part['tokens']:,} tokens{lost}")
@@ -99,6 +101,7 @@ def _build_into(
         "conversations": sum(report.conversations for report in reports.values()),
         "conversation_tokens": tokens,
         "conversations_split": sum(report.split_conversations for report in reports.values()),
+        "exchanges_left_out": sum(report.exchanges_left_out for report in reports.values()),
         "conversations_dropped": sum(sum(report.dropped.values()) for report in reports.values()),
         "conversations_contaminated": sum(
             report.notes.get("contaminated", {}).get("conversations", 0) for report in reports.values()
@@ -185,6 +188,7 @@ def _part_as_json(report: PartReport) -> dict[str, Any]:
         "tokens": report.tokens,
         "supervised_tokens": report.supervised_tokens,
         "split_conversations": report.split_conversations,
+        "exchanges_left_out": report.exchanges_left_out,
         "dropped": dict(sorted(report.dropped.items())),
         "dropped_samples": report.dropped_samples,
         **report.notes,

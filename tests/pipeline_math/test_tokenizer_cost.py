@@ -19,6 +19,7 @@ from pipeline_math.tokenizer_cost import (
     incremental_training_visits,
     larger_vocabulary_pays,
     naive_training_visits,
+    text_bytes_per_flop,
     tokens_of_bytes,
     training_memory_bytes,
     training_seconds,
@@ -82,6 +83,16 @@ def test_best_vocabulary_reads_most_text_per_flop():
     assert chosen == sorted(chosen)
     with pytest.raises(ValueError, match="gain_per_doubling"):
         best_vocabulary(1e9, 768, 1.0)
+
+
+@pytest.mark.parametrize("gain", [0.01, 0.05, 0.2, 0.6])
+def test_text_per_flop_decides_like_the_rule_up_to_its_linearisation(gain):
+    """c / F grows if 1 + gain > 1 + extra / F; the rule's logarithm asks for a little more than that."""
+    total, d_model = train_flops(12, 32768)
+    extra = head_train_flops_per_token(32768, d_model)
+    grows = text_bytes_per_flop(4.0 * (1 + gain), total + extra) > text_bytes_per_flop(4.0, total)
+    assert grows is (gain > extra / total)
+    assert grows or not larger_vocabulary_pays(gain, extra, total)
 
 
 def merge_until(words, merges):

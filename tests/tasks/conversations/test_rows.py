@@ -5,6 +5,8 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.batches import RowFolder
 from model.chat_format import render
@@ -69,8 +71,8 @@ def test_conversation_of_exactly_one_row_is_kept_whole():
     whole = fit(Conversation("jsonl", "f:1", messages), TOKENIZER, length - 1, report)
     assert [len(piece.ids) for piece in whole] == [length]
     assert fit(Conversation("jsonl", "f:1", messages), TOKENIZER, length - 2, report) == []
-    assert report.dropped == {"one exchange is longer than a row": 1}
-    assert report.dropped_samples == ["f:1: one exchange is longer than a row"]
+    assert report.dropped == {"no exchange fits a row": 1}
+    assert report.dropped_samples == ["f:1: no exchange fits a row"]
 
 
 def test_long_conversations_are_split_between_turns_without_loss():
@@ -83,6 +85,45 @@ def test_long_conversations_are_split_between_turns_without_loss():
     assert all(piece.conversation.messages[0] == system for piece in pieces)
     assert [m for piece in pieces for m in piece.conversation.messages[1:]] == list(messages[1:])
     assert all(len(piece.ids) <= 201 and any(piece.mask[1:]) for piece in pieces)
+
+
+def test_an_exchange_longer_than_a_row_costs_only_itself():
+    """Bug it catches: one long answer dropped all the turns around it."""
+    messages = (*exchange(0), *exchange(1, 200), *exchange(2), *exchange(3))
+    report = PartReport()
+    pieces = fit(Conversation("jsonl", "f:1", messages), TOKENIZER, 250, report)
+    assert [piece.conversation.messages for piece in pieces] == [messages[:2], messages[4:]]
+    assert (report.split_conversations, report.exchanges_left_out, report.dropped) == (1, 1, {})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), min_size=1, max_size=8),
+    system=st.one_of(st.none(), st.integers(1, 30)),
+    tokens_per_row=st.integers(8, 200),
+)
+def test_every_exchange_is_in_one_piece_or_counted(sizes, system, tokens_per_row):
+    """In = out + counted losses; the ids are those of the piece's own messages; greedy pieces could not be longer."""
+    turns = [
+        message
+        for number, (asked, answered) in enumerate(sizes)
+        for message in (
+            {"role": "user", "content": chr(97 + number) * asked},
+            {"role": "assistant", "content": chr(65 + number) * answered},
+        )
+    ]
+    head = () if system is None else ({"role": "system", "content": "s" * system},)
+    report = PartReport()
+    pieces = fit(Conversation("jsonl", "f:1", (*head, *turns)), TOKENIZER, tokens_per_row, report)
+    kept = [message for piece in pieces for message in piece.conversation.messages[len(head) :]]
+    assert [message for message in turns if message in kept] == kept
+    lost = len(turns) // 2 - len(kept) // 2
+    assert lost == (report.exchanges_left_out if pieces else len(turns) // 2)
+    assert sum(report.dropped.values()) == (not pieces)
+    for piece in pieces:
+        assert (piece.ids, piece.mask) == render(TOKENIZER, piece.conversation.messages)
+        assert len(piece.ids) <= tokens_per_row + 1
+        assert piece.conversation.messages[: len(head)] == head
 
 
 def test_packed_rows_hold_every_conversation_whole():

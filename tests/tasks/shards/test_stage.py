@@ -1,7 +1,5 @@
 """The shards stage on a small corpus."""
 
-import json
-import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,60 +9,34 @@ import polars as pl
 import pytest
 
 from model.batches import iterate_rows, verify_rows
-from model.tokenizer import Tokenizer, train_tokenizer_json
+from model.tokenizer import Tokenizer
 from tasks._errors import StageError
-from tasks._params import validate
-from tasks._runtime import Runtime
-from tasks.shards.inspect import main
-from tasks.shards.stage import Params, run
-from tasks.stages import Stage
-from tests.stage_context import make_context, publish
-
-SMALL: dict[str, Any] = {"tokens_per_row": 64, "val_fraction": 0.1}
-
-
-def _prepare(root: Path, documents: int = 300) -> pl.DataFrame:
-    source = random.Random(0)
-    texts = [
-        " ".join(source.choices(["the", "model", "reads", "größer", "<|bos|>", "12"], k=source.choice([3, 20, 90])))
-        for _ in range(documents)
-    ]
-    frame = pl.DataFrame({"id": [f"d{i:03d}" for i in range(documents)], "text": texts})
-    (root / "artifacts/corpus/documents").mkdir(parents=True)
-    (root / "artifacts/tokenizer").mkdir()
-    frame.write_parquet(root / "artifacts/corpus/documents/00000.parquet")
-    content = train_tokenizer_json([*texts, "packing splits documents, training predicts tokens before it " * 3], 320)
-    (root / "artifacts/tokenizer/tokenizer.json").write_text(content, encoding="utf-8")
-    return frame
-
-
-def _run(root: Path, workers: int = 1, **values: Any) -> Path:
-    context = make_context(
-        root, Stage.SHARDS, validate(Params, {**SMALL, **values}, "test"), runtime=Runtime(workers=workers)
-    )
-    run(context)
-    return publish(context)
-
-
-def _rows(folder: Path, split: str) -> np.ndarray:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    parts = [np.fromfile(folder / file["name"], "<u2") for file in manifest[split]["files"]]
-    return np.concatenate(parts).reshape(-1, manifest["tokens_per_row"] + 1)
+from tasks.shards.stage import run
+from tests.tasks.shards.small_corpus import (
+    contents,
+    context,
+    prepare,
+    read_manifest,
+    read_rows,
+    run_stage,
+    some_documents,
+    write_documents,
+)
 
 
 def test_tokens_in_equal_tokens_packed_and_splits_are_disjoint(tmp_path: Path) -> None:
-    frame = _prepare(tmp_path)
-    folder = _run(tmp_path)
+    frame = prepare(tmp_path)
+    folder = run_stage(tmp_path)
     tokenizer = Tokenizer.from_file(tmp_path / "artifacts/tokenizer/tokenizer.json")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     table = pl.read_parquet(folder / "documents.parquet")
-    assert table.columns == ["id", "split", "tokens", "repeats"]
+    assert table.columns == ["id", "split", "tokens", "repeats", "domain"]
     assert set(table["repeats"]) == {1}
     assert table["id"].to_list() == frame["id"].to_list()
     assert table["tokens"].to_list() == [len(ids) for ids in tokenizer.encode_batch(frame["text"].to_list())]
-    assert verify_rows(folder) == 2
+    assert verify_rows(folder) == 4  # rows and pieces of two splits
     for split in ("train", "val"):
-        rows, section = _rows(folder, split), manifest[split]
+        rows, section = read_rows(folder, split), manifest[split]
         own = table.filter(pl.col("split") == split)
         assert section["documents"] == section["copies"] == own.height > 5
         assert section["unique_tokens"] == own["tokens"].sum()
@@ -78,9 +50,9 @@ def test_tokens_in_equal_tokens_packed_and_splits_are_disjoint(tmp_path: Path) -
         table_bytes = np.array(tokenizer.bytes_per_id())
         assert table_bytes[rows].sum() == section["bytes"]
     assert manifest["dropped_tokens"] == 0
-    assert manifest["train"]["padding"] / _rows(folder, "train").size <= 0.005
+    assert manifest["train"]["padding"] / read_rows(folder, "train").size <= 0.005
     [batch] = list(iterate_rows(folder, "val", 1000))
-    assert batch.weights_BT.sum() == (_rows(folder, "val")[:, 1:] != manifest["pad_id"]).sum()
+    assert batch.weights_BT.sum() == (read_rows(folder, "val")[:, 1:] != manifest["pad_id"]).sum()
 
 
 def _repeat(root: Path, repeats: list[Any]) -> pl.DataFrame:
@@ -96,9 +68,9 @@ def _repeat(root: Path, repeats: list[Any]) -> pl.DataFrame:
 def _texts_in_rows(root: Path, folder: Path, split: str) -> list[list[str]]:
     """Per row, the texts between its BOS marks."""
     tokenizer = Tokenizer.from_file(root / "artifacts/tokenizer/tokenizer.json")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     found = []
-    for row in _rows(folder, split).tolist():
+    for row in read_rows(folder, split).tolist():
         ids = [number for number in row if number != manifest["pad_id"]]
         starts = [place for place, number in enumerate(ids) if number == manifest["bos_id"]]
         found.append([tokenizer.decode(ids[a + 1 : b]) for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)])
@@ -107,12 +79,12 @@ def _texts_in_rows(root: Path, folder: Path, split: str) -> list[list[str]]:
 
 def test_training_documents_are_packed_as_often_as_repeats_says_and_validation_once(tmp_path: Path) -> None:
     repeats = [1 + number % 4 for number in range(300)]
-    _prepare(tmp_path)
+    prepare(tmp_path)
     frame = _repeat(tmp_path, repeats)
     # Rows longer than any document and no padding limit: nothing is cut, so whole texts can be counted.
-    folder = _run(tmp_path, tokens_per_row=1024, max_padding_fraction=0.99)
+    folder = run_stage(tmp_path, tokens_per_row=1024, max_padding_fraction=0.99)
     table = pl.read_parquet(folder / "documents.parquet").join(frame.select("id", "text"), on="id")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     for split in ("train", "val"):
         own, section = table.filter(pl.col("split") == split), manifest[split]
         wanted = dict(zip(frame["id"], repeats, strict=True)) if split == "train" else dict.fromkeys(frame["id"], 1)
@@ -135,60 +107,60 @@ def test_training_documents_are_packed_as_often_as_repeats_says_and_validation_o
 
 
 def test_training_tokens_are_those_of_one_epoch_with_repeats(tmp_path: Path) -> None:
-    _prepare(tmp_path)
+    prepare(tmp_path)
     _repeat(tmp_path, [3] * 300)
-    context = make_context(tmp_path, Stage.SHARDS, validate(Params, SMALL, "test"))
-    run(context)
-    table = pl.read_parquet(context.out / "documents.parquet")
+    own = context(tmp_path)
+    run(own)
+    table = pl.read_parquet(own.out / "documents.parquet")
     train, val = (table.filter(pl.col("split") == split)["tokens"].sum() for split in ("train", "val"))
-    assert context.measured["train_tokens"] == 3 * train
-    assert context.amounts["tokens"] == 3 * train + val
-    least, _, most = context.predicted["train_rows"]
-    assert least <= context.measured["train_rows"] <= most
+    assert own.measured["train_tokens"] == 3 * train
+    assert own.amounts["tokens"] == 3 * train + val
+    least, _, most = own.predicted["train_rows"]
+    assert least <= own.measured["train_rows"] <= most
 
 
 def test_a_corpus_without_repeats_gives_the_rows_of_one_with_ones(tmp_path: Path) -> None:
     outputs = []
     for name in ("without", "with"):
-        _prepare(tmp_path / name)
+        prepare(tmp_path / name)
         if name == "with":
             _repeat(tmp_path / name, [1] * 300)
-        folder = _run(tmp_path / name)
-        outputs.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        folder = run_stage(tmp_path / name)
+        outputs.append(contents(folder))
     assert outputs[0] == outputs[1]
 
 
 @pytest.mark.parametrize("bad", [0, -1, None, 1.5])
 def test_repeats_that_are_no_count_are_refused(tmp_path: Path, bad: float | None) -> None:
-    _prepare(tmp_path, documents=3)
+    prepare(tmp_path, documents=3)
     _repeat(tmp_path, [1, bad, 2] if isinstance(bad, int | None) else [1.5, bad, 1.5])
     with pytest.raises(StageError, match=r"repeats=.* of document 'd00[01]'.*allowed: whole numbers of at least 1"):
-        _run(tmp_path)
+        run_stage(tmp_path)
 
 
 def test_threads_do_not_matter_and_the_seed_does(tmp_path: Path) -> None:
     outputs = []
     for name, options in [("a", {}), ("b", {"workers": 3}), ("c", {"seed": 1})]:
-        _prepare(tmp_path / name)
-        folder = _run(tmp_path / name, **options)
-        outputs.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        prepare(tmp_path / name)
+        folder = run_stage(tmp_path / name, **options)
+        outputs.append(contents(folder))
     assert outputs[0] == outputs[1]
     assert outputs[0]["documents.parquet"] != outputs[2]["documents.parquet"]
 
 
 def test_the_validation_set_has_a_largest_size(tmp_path: Path) -> None:
-    _prepare(tmp_path)
-    folder = _run(tmp_path, val_fraction=0.5, max_val_bytes=2_000)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    prepare(tmp_path)
+    folder = run_stage(tmp_path, val_fraction=0.5, max_val_bytes=2_000)
+    manifest = read_manifest(folder)
     assert 0 < manifest["val"]["bytes"] <= 2_000
     assert manifest["train"]["documents"] + manifest["val"]["documents"] == 300
 
 
 def test_windows_change_the_order_but_lose_nothing(tmp_path: Path) -> None:
-    _prepare(tmp_path, documents=2500)
-    folder = _run(tmp_path, window_tokens=1000)
+    prepare(tmp_path, documents=2500)
+    folder = run_stage(tmp_path, window_tokens=1000)
     tokens = pl.read_parquet(folder / "documents.parquet")["tokens"].sum()
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     packed = sum(
         manifest[s]["tokens"] - manifest[s]["documents"] - manifest[s]["continuation_bos"] for s in ("train", "val")
     )
@@ -196,27 +168,36 @@ def test_windows_change_the_order_but_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
-    _prepare(tmp_path, documents=3)
+    prepare(tmp_path, documents=3)
     with pytest.raises(StageError, match=r"none of 3 documents falls into split 'val'.*val_fraction=0.0001"):
-        _run(tmp_path, val_fraction=0.0001)
+        run_stage(tmp_path, val_fraction=0.0001)
+
+
+def test_validation_text_is_halved_until_it_fits_and_an_impossible_limit_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tmp_path)
+    run(context(tmp_path, val_fraction=0.5))
+    held_out = set(pl.read_parquet(tmp_path / "work/shards/out/documents.parquet").filter(split="val")["id"])
+    run(context(tmp_path, val_fraction=0.5, max_val_bytes=5_000))
+    assert "limited by max_val_bytes=5000: val_fraction is 0." in capsys.readouterr().out
+    fewer = set(pl.read_parquet(tmp_path / "work/shards/out/documents.parquet").filter(split="val")["id"])
+    assert fewer < held_out
+    with pytest.raises(StageError, match=r"into split 'val'.*val_fraction=0.5, shards.max_val_bytes=1 "):
+        run_stage(tmp_path, val_fraction=0.5, max_val_bytes=1)
+
+
+def test_documents_that_come_later_move_none(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    run(context(tmp_path))
+    before = pl.read_parquet(tmp_path / "work/shards/out/documents.parquet")
+    write_documents(tmp_path, some_documents(900), files=2)
+    run(context(tmp_path))
+    after = pl.read_parquet(tmp_path / "work/shards/out/documents.parquet").filter(pl.col("id").is_in(before["id"]))
+    assert after.equals(before)
 
 
 def test_rows_longer_than_every_document_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _prepare(tmp_path)
-    _run(tmp_path, tokens_per_row=4096)
+    prepare(tmp_path)
+    run_stage(tmp_path, tokens_per_row=4096)
     assert "tokens_per_row=4096 is longer than every document" in capsys.readouterr().out
-
-
-def test_inspect_prints_the_documents_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frame = _prepare(tmp_path)
-    folder = str(_run(tmp_path))
-    capsys.readouterr()
-    assert main([folder, "--row", "0"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("===== train row 0 of ")
-    assert "--- position 0: " in shown
-    assert main([folder]) == 0
-    assert any(f"\n{text}\n---" in capsys_text for capsys_text in [capsys.readouterr().out] for text in frame["text"])
-    assert main([folder, "--row", "99999"]) == 2
-    assert "no row 99999" in capsys.readouterr().err
-    assert main([folder, "--split", "test"]) == 2
