@@ -98,13 +98,13 @@ def _check_bad_records(shards: Sequence[Shard], params: Params) -> None:
     for number, source in enumerate(params.sources):
         own = [shard.info for shard in shards if shard.source == number]
         bad = [record for info in own for record in info.bad]
-        records = sum(info.records for info in own)
-        if records and len(bad) > params.max_bad_fraction * records:
+        records, unreadable = sum(info.records for info in own), sum(info.unreadable for info in own)
+        if records and unreadable > params.max_bad_fraction * records:
             samples = "\n  ".join(f"{b.file}:{b.line}: {b.reason}" for b in bad[:BAD_SAMPLES])
             raise StageError(
-                f"corpus: {len(bad)} of {records} records of source {number} ({_name(source)}) are unusable; allowed: "
-                f"corpus.max_bad_fraction={params.max_bad_fraction}; next: mend them or raise the limit. Such as:\n"
-                f"  {samples}"
+                f"corpus: {unreadable} of {records} records of source {number} ({_name(source)}) are unusable; "
+                f"allowed: corpus.max_bad_fraction={params.max_bad_fraction}; next: mend them or raise the limit. "
+                f"Such as:\n  {samples}"
             )
 
 

@@ -263,6 +263,15 @@ def test_the_guard_names_rules_that_take_everything(tmp_path: Path) -> None:
         _run(tmp_path, _rows(), quality={"min_words": 1000})
 
 
+def test_the_guard_also_watches_duplicates(tmp_path: Path) -> None:
+    rows = _rows()
+    copies = [{"id": f"copy{n:02d}", "text": rows[0]["text"], "domain": "mirror"} for n in range(20)]
+    with pytest.raises(StageError, match=r"exact_duplicate: removes 20 of 20 documents \(100.0%\) of domain mirror"):
+        _run(tmp_path / "a", [*rows, *copies])
+    out = _run(tmp_path / "b", [*rows, *copies], guard={"allow_drop": ["mirror:exact_duplicate"]})
+    assert _rejected(out).filter(pl.col("domain") == "mirror").height == 20
+
+
 def test_personal_data_is_replaced_and_counted(tmp_path: Path) -> None:
     rows = _rows()
     rows[0]["text"] += " Write to jane.doe@company.com today."
