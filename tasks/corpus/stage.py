@@ -78,13 +78,14 @@ def run(ctx: StageContext) -> None:
     }
     render_report(ctx.out, report)
     remove(scratch)
-    _tell(ctx, report, params)
+    _tell(ctx, report, params, work.new_bytes())
 
 
-def _tell(ctx: StageContext, report: dict[str, Any], params: Params) -> None:
+def _tell(ctx: StageContext, report: dict[str, Any], params: Params, new_bytes: float) -> None:
     total = report["total"]
     ctx.count(
         raw_bytes=total["bytes"],
+        new_bytes=new_bytes,
         documents=total["documents"],
         documentation_sources=sum(isinstance(source, PythonDocs) for source in params.sources),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tasks._context import read_events
 from tasks._errors import StageError
 from tasks._params import validate
 from tasks._runtime import Runtime
@@ -124,6 +125,12 @@ def test_a_changed_threshold_reads_and_measures_nothing_again(tmp_path: Path, mo
             monkeypatch.setattr(f"{module}.{name}", _never, raising=False)
     middle = sorted(len(row["text"]) for row in _rows())[30]
     out = _again(tmp_path, quality={"min_characters": middle})
+    counted = [
+        event["values"]
+        for event in read_events(tmp_path / "work/corpus/resume/events.jsonl")
+        if event["event"] == "amounts"
+    ]
+    assert counted[0]["new_bytes"] == counted[0]["raw_bytes"] > 0 == counted[1]["new_bytes"]
     dropped = _rejected(out).filter(pl.col("reason") == "min_characters")
     assert dropped.height == sum(len(row["text"]) < middle for row in _rows())
     assert set(dropped["threshold"]) == {float(middle)}
