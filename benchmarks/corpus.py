@@ -7,7 +7,9 @@
     python -m benchmarks.corpus datatrove --text DIR --python ENV/bin/python --out DIR
         the four quality filters and the signatures on the same 500 documents (datatrove in its own environment)
     python -m benchmarks.corpus duplicates --text DIR --out DIR
-        exact copies found, and recall and precision of near duplicates against brute force (after `whole`)
+        exact copies found, and recall and precision of near duplicates against brute force
+    python -m benchmarks.corpus markdown --out DIR
+        what the commands above found, as a document
 
 DIR of --text holds Parquet files with columns id, text, domain; --benchmarks holds JSON Lines files. Two quiet cores.
 """
@@ -38,20 +40,28 @@ NOISE = 0.15
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["whole", "copies", "datatrove", "duplicates", "stage"])
+    parser.add_argument("what", choices=["whole", "copies", "datatrove", "duplicates", "stage", "markdown"])
     parser.add_argument("--text", type=Path)
     parser.add_argument("--benchmarks", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--copies", type=int, default=10)
     parser.add_argument("--only-write", action="store_true", help="copies: write the text, to be timed later")
     parser.add_argument("--python", type=Path)
+    parser.add_argument("--note", default="", help="markdown: what else was going on")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.what == "stage":
         run_stage(arguments.out)
         return
+    if arguments.what == "markdown":
+        from benchmarks.corpus_markdown import markdown
+
+        print(markdown(arguments.out, arguments.note))
+        return
     command = {"whole": whole, "copies": copies, "datatrove": datatrove, "duplicates": duplicates}[arguments.what]
-    print(json.dumps(command(arguments), indent=2))
+    result = command(arguments)
+    (arguments.out / f"{arguments.what}.json").write_text(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2))
 
 
 def run_stage(root: Path) -> None:

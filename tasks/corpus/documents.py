@@ -7,17 +7,20 @@ hashes of their ids, so it does not depend on that numbering.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks._errors import StageError
 from tasks.corpus.passes import MEASURES
 from tasks.corpus.reading import TEXT, ShardInfo, row_groups
 
 Numbers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 NONE = -1
+MAX_DOMAINS = 1 << 16
+"""Thresholds, mixing and the report treat each apart."""
 
 
 class Shard(NamedTuple):
@@ -109,14 +112,21 @@ class DocumentTable:
 
     def hash_order(self) -> Numbers:
         """Document numbers in the order of their ids' hashes: a fixed shuffle that knows nothing of shards."""
-        return np.lexsort((self.record, self.id_low, self.id_high))
+        return np.lexsort(self.hash_keys(slice(None)))
+
+    def hash_keys(self, numbers: Numbers | slice) -> tuple[NDArray[Any], ...]:
+        """Keys for np.lexsort, the last one first: they tell records of one id apart, too."""
+        return self.domain[numbers], self.record[numbers], self.id_low[numbers], self.id_high[numbers]
+
+    def order_key(self, numbers: Numbers) -> NDArray[np.uint64]:
+        """One hash per document that depends on the document alone; records of one id differ."""
+        return self.id_high[numbers] ^ self.record[numbers]
 
     def winner_rank(self) -> Numbers:
         """Who stays in a cluster of duplicates, least first: the source named first in params.yaml, then the longer
         text, then the smaller hash of the id."""
-        order = np.lexsort(
-            (self.record, self.id_low, self.id_high, -self.characters.astype(np.int64), self.source.astype(np.int64))
-        )
+        shorter = -self.characters.astype(np.int64)
+        order = np.lexsort((*self.hash_keys(slice(None)), shorter, self.source))
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         return rank
@@ -136,13 +146,19 @@ class DocumentTable:
 
 
 def read_table(shards: Sequence[Shard]) -> DocumentTable:
-    """The table of these shards; those without documents are left out."""
+    """The table of these shards; those without documents are left out. StageError: too many domains."""
     import polars as pl
 
     full = [shard for shard in shards if shard.info.documents]
     columns = ["id_high", "id_low", "record", "size_characters", "size_bytes", "domain"]
     tables = [pl.read_parquet(shard.measures / MEASURES, columns=columns) for shard in full]
     domains = sorted({name for table in tables for name in table["domain"].unique().to_list()})
+    if len(domains) > MAX_DOMAINS:
+        raise StageError(
+            f"corpus: the documents name {len(domains):,} domains, such as {domains[0]!r} and {domains[-1]!r}; "
+            f"allowed: at most {MAX_DOMAINS:,}; next: name groups in the field `domain`, and what is peculiar to a "
+            f"document in `source` or `url`"
+        )
     codes = {name: number for number, name in enumerate(domains)}
     together = pl.concat(tables).with_columns(pl.col("domain").replace_strict(codes, return_dtype=pl.UInt16))
     heights = [table.height for table in tables]

@@ -25,6 +25,8 @@ class Work:
     def __init__(self, ctx: StageContext, executor: Executor) -> None:
         self.ctx, self.executor = ctx, executor
         self.used: set[Path] = set()
+        self.computed: dict[str, int] = {}
+        """Pass -> bytes of text it had to go through; the rest came from the cache."""
 
     def folder(self, name: str, *parts: object) -> Path:
         """Where the unit of a pass lies, whose result depends on `parts`."""
@@ -37,6 +39,8 @@ class Work:
     ) -> list[Path]:
         """One pass over all shards, `passes.<name>(out, text, *arguments)`; `parts` identify what `arguments` name."""
         units = [Unit(self.folder(name, version, shard.key, *parts), (str(shard.text), *arguments)) for shard in shards]
+        missing = (s.info.bytes for s, unit in zip(shards, units, strict=True) if not unit.folder.exists())
+        self.computed[name] = sum(missing)
         return list(compute_all(self.ctx, self.executor, getattr(passes, name), units, len(units), name))
 
     def one(self, name: str, function: Callable[..., None], arguments: tuple[Any, ...], *parts: object) -> Path:
@@ -44,6 +48,10 @@ class Work:
         folder = self.folder(name, *parts)
         compute(function, str(folder), arguments)
         return folder
+
+    def new_bytes(self) -> float:
+        """Bytes of text that were not in the cache, averaged over the passes."""
+        return sum(self.computed.values()) / max(1, len(self.computed))
 
     def finish(self) -> None:
         """Tell `flows gc` what this run used."""
@@ -70,6 +78,7 @@ def _read(work: Work, params: Params) -> list[Shard]:
     version = code_version(reading.CODE, reading.LIBRARIES)
     choices = {domain: own.model_dump() for domain, own in options.items()}
     parts: list[reading.SourcePortion] = []
+    present: list[bool] = []
 
     def unit(portion: reading.SourcePortion) -> Path:
         identity = (portion.reader.__name__, portion.name, portion.content, portion.domain, params.max_record_bytes)
@@ -81,6 +90,7 @@ def _read(work: Work, params: Params) -> list[Shard]:
     def units() -> Generator[Unit, None, None]:
         for portion in portions(work.ctx, params.sources, params.max_record_bytes, is_done):
             parts.append(portion)
+            present.append(is_done(portion))
             yield Unit(unit(portion), (portion.name, portion.reader, portion.arguments, portion.domain, options))
 
     shards: list[Shard] = []
@@ -90,6 +100,7 @@ def _read(work: Work, params: Params) -> list[Shard]:
             if portion.fetched:
                 remove(Path(portion.fetched))
             shards.append(Shard(portion.source, reading.read_info(folder), folder.name, folder / reading.TEXT, folder))
+    work.computed["read"] = sum(shard.info.bytes for number, shard in enumerate(shards) if not present[number])
     remove(fetched_folder(work.ctx))  # what is left are parts of files that nobody asks for any more
     return shards
 
@@ -98,13 +109,13 @@ def _check_bad_records(shards: Sequence[Shard], params: Params) -> None:
     for number, source in enumerate(params.sources):
         own = [shard.info for shard in shards if shard.source == number]
         bad = [record for info in own for record in info.bad]
-        records = sum(info.records for info in own)
-        if records and len(bad) > params.max_bad_fraction * records:
+        records, unreadable = sum(info.records for info in own), sum(info.unreadable for info in own)
+        if records and unreadable > params.max_bad_fraction * records:
             samples = "\n  ".join(f"{b.file}:{b.line}: {b.reason}" for b in bad[:BAD_SAMPLES])
             raise StageError(
-                f"corpus: {len(bad)} of {records} records of source {number} ({_name(source)}) are unusable; allowed: "
-                f"corpus.max_bad_fraction={params.max_bad_fraction}; next: mend them or raise the limit. Such as:\n"
-                f"  {samples}"
+                f"corpus: {unreadable} of {records} records of source {number} ({_name(source)}) are unusable; "
+                f"allowed: corpus.max_bad_fraction={params.max_bad_fraction}; next: mend them or raise the limit. "
+                f"Such as:\n  {samples}"
             )
 
 

@@ -139,7 +139,7 @@ def drop_by_score(work: Work, table: DocumentTable, params: Params) -> dict[str,
     units = work.over("score", table.shards, version, (str(folder),), model.digest())
     scores = np.concatenate([np.load(unit / passes.SCORES) for unit in units])
     kept = np.flatnonzero(table.kept)
-    cut = classifier.cut(scores[kept], table.domain[kept], table.domains, table.id_high[kept], chosen)
+    cut = classifier.cut(scores[kept], table.domain[kept], table.domains, table.order_key(kept), chosen)
     dropped = np.zeros(len(table), bool)
     dropped[kept[~cut.keep]] = True
     bounds = np.array([cut.thresholds.get(domain, np.nan) for domain in table.domains])

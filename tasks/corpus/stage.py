@@ -26,6 +26,8 @@ from tasks.corpus.gathering import Work, gather
 from tasks.corpus.judging import drop_by_rules, drop_by_score
 from tasks.corpus.mixing import mix
 from tasks.corpus.params import Params
+from tasks.corpus.quality.guard import check_guard
+from tasks.corpus.quality.rules import RULE_NAMES, Quality, resolve
 from tasks.corpus.report import assembling
 from tasks.corpus.report.report import render_report
 from tasks.corpus.sources.portions import PythonDocs
@@ -55,6 +57,7 @@ def run(ctx: StageContext) -> None:
         drop_duplicates(work, table, params.duplicates, earlier, scratch)
         benchmarks = drop_contaminated(work, table, params.decontamination)
         paragraphs = drop_paragraphs(work, table, params.duplicates, scratch)
+        _check_domains(table, params)
         _check_dropped(table, params)
         mixing = _mix(table, params)
         _cap_kept(table, params)
@@ -75,13 +78,14 @@ def run(ctx: StageContext) -> None:
     }
     render_report(ctx.out, report)
     remove(scratch)
-    _tell(ctx, report, params)
+    _tell(ctx, report, params, work.new_bytes())
 
 
-def _tell(ctx: StageContext, report: dict[str, Any], params: Params) -> None:
+def _tell(ctx: StageContext, report: dict[str, Any], params: Params, new_bytes: float) -> None:
     total = report["total"]
     ctx.count(
         raw_bytes=total["bytes"],
+        new_bytes=new_bytes,
         documents=total["documents"],
         documentation_sources=sum(isinstance(source, PythonDocs) for source in params.sources),
     )
@@ -132,12 +136,26 @@ def _mix(table: DocumentTable, params: Params) -> list[dict[str, Any]] | None:
     if params.mixing is None:
         return None
     kept = np.flatnonzero(table.kept)
-    repeats, rows = mix(table.domain[kept], table.domains, table.bytes[kept], table.id_high[kept], params.mixing)
+    repeats, rows = mix(table.domain[kept], table.domains, table.bytes[kept], table.order_key(kept), params.mixing)
     table.repeats[kept] = repeats
     left_out = np.zeros(len(table), bool)
     left_out[kept[repeats == 0]] = True
     table.drop(left_out, MIXING)
     return rows
+
+
+def _check_domains(table: DocumentTable, params: Params) -> None:
+    """The guard once more, for what is no rule: duplicates, benchmarks, scores, blocked addresses."""
+    pairs = np.stack([table.domain, table.reason], axis=1)[~table.kept]
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    broken = {
+        (table.domains[domain], table.reasons[reason]): count
+        for (domain, reason), count in zip(found.tolist(), counts.tolist(), strict=True)
+        if table.reasons[reason] not in (*RULE_NAMES, *NOT_JUDGED)
+    }
+    sizes = np.bincount(table.domain, minlength=len(table.domains)).tolist()
+    no_rules = resolve(Quality(recipes=()), {})
+    check_guard(broken, dict(zip(table.domains, sizes, strict=True)), no_rules, params.guard)
 
 
 def _check_dropped(table: DocumentTable, params: Params) -> None:

@@ -4,7 +4,7 @@ A file holds the documents whose id hashes fall into one range, sorted by id: th
 shards were. Two passes do it in bounded memory: every shard is split by range, then every range is joined and sorted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +22,7 @@ from tasks.corpus.records import Document
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow.parquet as pq
 
 FILE_BYTES = 48 << 20
 """Text of one output file; a worker holds it a few times over."""
@@ -52,9 +53,9 @@ class ShardVerdicts(NamedTuple):
 class SplitShard(NamedTuple):
     """Where the parts of one shard lie, and the beginnings of the documents the report shows."""
 
-    kept: dict[int, int]
-    """Output file -> row group in the shard's own file."""
-    rejected: dict[int, int]
+    kept: dict[int, list[int]]
+    """Output file -> its row groups in the shard's own file."""
+    rejected: dict[int, list[int]]
     shown: dict[int, str]
 
 
@@ -130,31 +131,52 @@ def _verdicts(
 
 
 def split_shard(scratch: str, number: int, verdicts: ShardVerdicts) -> SplitShard:
-    """Split one shard by output file into scratch/kept/NNNNN.parquet and scratch/rejected/NNNNN.parquet, with one row
-    group per output file and group of the shard. Runs in a worker."""
+    """Split one shard by output file into scratch/kept/NNNNN.parquet and scratch/rejected/NNNNN.parquet; memory holds
+    one row group of the shard. Runs in a worker."""
     import polars as pl
 
-    kept_parts: dict[int, list[pl.DataFrame]] = {}
-    rejected_parts: dict[int, list[pl.DataFrame]] = {}
-    shown: dict[int, str] = {}
-    start = 0
-    for group in row_groups(Path(verdicts.shard), list(Document._fields)):
-        span = slice(start, start + group.height)
-        own = verdicts.shown[(verdicts.shown >= start) & (verdicts.shown < span.stop)]
-        for row, text in zip(own.tolist(), group["text"].gather(own - start).to_list(), strict=True):
-            shown[row] = text[:SHOWN_CHARACTERS]
-        group = _with_verdicts(group, verdicts, span)
-        for (file,), part in group.filter(pl.col("repeats") > 0).partition_by("file", as_dict=True).items():
-            kept_parts.setdefault(int(file), []).append(_kept(part))
-        for (file,), part in group.filter(pl.col("repeats") == 0).partition_by("file", as_dict=True).items():
-            rejected_parts.setdefault(int(file), []).append(_rejected(part))
-        start = span.stop
-    name = f"{number:05d}.parquet"
-    return SplitShard(
-        _write_row_groups(Path(scratch) / "kept" / name, kept_parts),
-        _write_row_groups(Path(scratch) / "rejected" / name, rejected_parts),
-        shown,
-    )
+    name, shown, start = f"{number:05d}.parquet", dict[int, str](), 0
+    with PartWriter(Path(scratch) / "kept" / name) as kept, PartWriter(Path(scratch) / "rejected" / name) as rejected:
+        for group in row_groups(Path(verdicts.shard), list(Document._fields)):
+            span = slice(start, start + group.height)
+            own = verdicts.shown[(verdicts.shown >= start) & (verdicts.shown < span.stop)]
+            for row, text in zip(own.tolist(), group["text"].gather(own - start).to_list(), strict=True):
+                shown[row] = text[:SHOWN_CHARACTERS]
+            group = _with_verdicts(group, verdicts, span)
+            kept.add(_kept, group.filter(pl.col("repeats") > 0))
+            rejected.add(_rejected, group.filter(pl.col("repeats") == 0))
+            start = span.stop
+    return SplitShard(kept.places, rejected.places, shown)
+
+
+class PartWriter:
+    """A Parquet file of the parts of one shard; every row group belongs to one output file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.writer: pq.ParquetWriter | None = None
+        self.groups = 0
+        self.places: dict[int, list[int]] = {}
+        """Output file -> its row groups."""
+
+    def __enter__(self) -> "PartWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def add(self, shape: Callable[["pl.DataFrame"], "pl.DataFrame"], documents: "pl.DataFrame") -> None:
+        """Write documents, in the columns of `shape`, by their column `file`."""
+        import pyarrow.parquet as pq
+
+        for (file,), part in sorted(documents.partition_by("file", as_dict=True).items()):
+            arrow = shape(part).to_arrow()
+            if self.writer is None:
+                self.writer = pq.ParquetWriter(self.path, arrow.schema, compression="zstd", compression_level=1)
+            self.writer.write_table(arrow, row_group_size=max(1, arrow.num_rows))
+            self.places.setdefault(int(file), []).append(self.groups)
+            self.groups += 1
 
 
 def _with_verdicts(group: "pl.DataFrame", verdicts: ShardVerdicts, span: slice) -> "pl.DataFrame":
@@ -187,33 +209,15 @@ def _rejected(part: "pl.DataFrame") -> "pl.DataFrame":
     return part.select("id", "source", "domain", "reason", "value", "threshold", "cluster_id", sample)
 
 
-def _write_row_groups(path: Path, parts: dict[int, list["pl.DataFrame"]]) -> dict[int, int]:
-    import polars as pl
-    import pyarrow.parquet as pq
-
-    if not parts:
-        return {}
-    places: dict[int, int] = {}
-    writer = None
-    for file in sorted(parts):
-        arrow = pl.concat(parts[file]).to_arrow()
-        writer = writer or pq.ParquetWriter(path, arrow.schema, compression="zstd", compression_level=1)
-        places[file] = len(places)
-        writer.write_table(arrow, row_group_size=max(1, arrow.num_rows))
-    assert writer is not None
-    writer.close()
-    return places
-
-
-def join_file(folder: str, parts: list[tuple[int, int]], target: str) -> None:
-    """Join the row groups (shard, group) of one output file, sorted by id. Runs in a worker."""
+def join_file(folder: str, parts: list[tuple[int, list[int]]], target: str) -> None:
+    """Join the row groups (shard, groups) of one output file, sorted by id. Runs in a worker."""
     import polars as pl
     import pyarrow.parquet as pq
 
     tables = []
-    for shard, group in parts:
+    for shard, groups in parts:
         with pq.ParquetFile(Path(folder) / f"{shard:05d}.parquet") as file:
-            tables.append(pl.DataFrame(pl.from_arrow(file.read_row_group(group, use_threads=False))))
+            tables.append(pl.DataFrame(pl.from_arrow(file.read_row_groups(groups, use_threads=False))))
     whole = pl.concat(tables) if tables else _empty(Path(folder).name)
     whole.sort("id").write_parquet(target, compression="zstd", statistics=False)
 

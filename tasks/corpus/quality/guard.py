@@ -14,6 +14,9 @@ from tasks._errors import StageError
 from tasks._params import StageParams
 from tasks.corpus.quality.rules import RULE_NAMES, Resolved
 
+FEW_DOCUMENTS = 10
+"""A domain of fewer may lose all of them unremarked: one document removed of one says nothing about a rule."""
+
 
 class Guard(StageParams):
     """Section `guard`: what a rule may do unremarked. Entries: `*`, a rule, `domain:rule`, or `domain:*`."""
@@ -91,7 +94,7 @@ def _excessive(broken: Mapping[tuple[str, str], int], documents: Mapping[str, in
     return [
         _Finding(rule, domain, hit, documents[domain], idle=False)
         for (domain, rule), hit in sorted(broken.items())
-        if hit > guard.max_drop * documents[domain]
+        if hit > guard.max_drop * documents[domain] and documents[domain] >= FEW_DOCUMENTS
     ]
 
 

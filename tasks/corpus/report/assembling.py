@@ -35,7 +35,7 @@ def counts(table: DocumentTable, shards: Sequence[Shard]) -> dict[str, Any]:
     bad = [record for shard in shards for record in shard.info.bad]
     return {
         "records": sum(shard.info.records for shard in shards),
-        "unreadable": len(bad),
+        "unreadable": sum(shard.info.unreadable for shard in shards),
         "unreadable_samples": [record._asdict() for record in sorted(bad)[:UNREADABLE_SAMPLES]],
         "duplicate_ids": int((table.copy > 1).sum()),
         "total": {
@@ -67,7 +67,7 @@ def _shard_counts(table: DocumentTable, shards: Sequence[Shard]) -> list[dict[st
             {
                 "name": info.name,
                 "records": info.records,
-                "unreadable": len(info.bad),
+                "unreadable": info.unreadable,
                 "in": info.documents,
                 "kept": int(row[0]),
                 "dropped": _dropped(row, table.reasons),
@@ -96,8 +96,10 @@ def choose_samples(table: DocumentTable) -> dict[str, Numbers]:
         if code:
             chosen[reason] = own[:DROPPED_SAMPLES]
             continue
-        for number, domain in enumerate(table.domains):
-            chosen[f"kept/{domain}"] = own[table.domain[own] == number][:KEPT_SAMPLES]
+        grouped = own[np.argsort(table.domain[own], kind="stable")]
+        starts = np.searchsorted(table.domain[grouped], np.arange(len(table.domains) + 1)).tolist()
+        for domain, start, end in zip(table.domains, starts[:-1], starts[1:], strict=True):
+            chosen[f"kept/{domain}"] = grouped[start : min(end, start + KEPT_SAMPLES)]
     chosen["clusters"] = np.array([winner for winner, _ in _largest_clusters(table)], np.int64)
     return chosen
 
@@ -110,7 +112,7 @@ def _duplicates(table: DocumentTable) -> np.ndarray:
 def _largest_clusters(table: DocumentTable) -> list[tuple[int, int]]:
     """(winner, documents dropped for it), largest first; ties by the hash of the winner's id."""
     winners, sizes = np.unique(table.cluster[_duplicates(table)], return_counts=True)
-    order = np.lexsort((table.id_low[winners], table.id_high[winners], -sizes))[:CLUSTERS]
+    order = np.lexsort((*table.hash_keys(winners), -sizes))[:CLUSTERS]
     return [(int(winners[place]), int(sizes[place])) for place in order]
 
 
@@ -144,7 +146,7 @@ def clusters(table: DocumentTable, texts: dict[int, str]) -> list[dict[str, Any]
     rows = []
     for winner, size in _largest_clusters(table):
         own = duplicates[table.cluster[duplicates] == winner]
-        order = np.lexsort((table.id_low[own], table.id_high[own], -table.similarity[own]))
+        order = np.lexsort((*table.hash_keys(own), -table.similarity[own]))
         members = own[order][:MEMBERS]
         names = table.ids(np.r_[members, winner])
         reasons = {table.reasons[code] for code in np.unique(table.reason[own]).tolist()}

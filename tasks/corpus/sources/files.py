@@ -70,12 +70,12 @@ def find_files(root: Path, glob: str) -> list[str]:
 def portions_of(root: Path, name: str, target_bytes: int) -> list[Portion]:
     """Portions of about `target_bytes`: byte ranges of a plain .jsonl, row groups of a .parquet, other files whole."""
     whole = [Portion(name, 0, -1)]
-    with _named_errors(root / name):
+    with named_errors(root / name):
         size = (root / name).stat().st_size
     if name.endswith(".parquet"):
         from tasks.corpus.sources.parquet_rows import row_group_ranges
 
-        with _named_errors(root / name):
+        with named_errors(root / name):
             ranges = row_group_ranges(root / name, target_bytes)
     elif name.endswith(".jsonl") and size > target_bytes:
         number = math.ceil(size / target_bytes)
@@ -89,7 +89,7 @@ def portions_of(root: Path, name: str, target_bytes: int) -> list[Portion]:
 def read_portion(root: Path, portion: Portion, max_record_bytes: int) -> Iterator[Record]:
     """The portion's records in order, with raw text. Runs in worker processes; holds about one record at a time."""
     name, path = portion.name, root / portion.name
-    with _named_errors(path):
+    with named_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a directory")
         if path.stat().st_size == 0:
@@ -112,7 +112,7 @@ def read_portion(root: Path, portion: Portion, max_record_bytes: int) -> Iterato
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path) -> Iterator[None]:
     """What the operating system refuses becomes a StageError that names the file."""
     try:
         yield

@@ -17,7 +17,7 @@ from tasks.corpus.reading import SourcePortion
 from tasks.corpus.records import BadRecord, Document, Harvest
 from tasks.corpus.sources.fetch import RemoteFile, fetch_all
 from tasks.corpus.sources.files import Portion as FilePortion
-from tasks.corpus.sources.files import find_files, portions_of, read_portion
+from tasks.corpus.sources.files import find_files, named_errors, portions_of, read_portion
 from tasks.corpus.sources.hub import Hub, Urls
 from tasks.corpus.sources.pins import complete_pin, pin, pin_path
 from tasks.corpus.sources.python_docs import (
@@ -116,7 +116,8 @@ def _files(ctx: StageContext, number: int, source: Files, max_record_bytes: int)
     for name in find_files(root, source.glob):
         for part in portions_of(root, name, PORTION_BYTES):
             shown = name if part == (name, 0, -1) else f"{name} from {part.first:,}"
-            content = unit_key(digest_of(root / name), part)
+            with named_errors(root / name):
+                content = unit_key(digest_of(root / name), part)
             yield SourcePortion(number, shown, content, read_portion, (root, part, max_record_bytes), source.domain)
 
 

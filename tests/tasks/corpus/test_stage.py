@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tasks._context import read_events
 from tasks._errors import StageError
 from tasks._params import validate
 from tasks._runtime import Runtime
@@ -124,6 +125,12 @@ def test_a_changed_threshold_reads_and_measures_nothing_again(tmp_path: Path, mo
             monkeypatch.setattr(f"{module}.{name}", _never, raising=False)
     middle = sorted(len(row["text"]) for row in _rows())[30]
     out = _again(tmp_path, quality={"min_characters": middle})
+    counted = [
+        event["values"]
+        for event in read_events(tmp_path / "work/corpus/resume/events.jsonl")
+        if event["event"] == "amounts"
+    ]
+    assert counted[0]["new_bytes"] == counted[0]["raw_bytes"] > 0 == counted[1]["new_bytes"]
     dropped = _rejected(out).filter(pl.col("reason") == "min_characters")
     assert dropped.height == sum(len(row["text"]) < middle for row in _rows())
     assert set(dropped["threshold"]) == {float(middle)}
@@ -261,6 +268,15 @@ def test_blocked_addresses_are_left_out(tmp_path: Path) -> None:
 def test_the_guard_names_rules_that_take_everything(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"max_words|min_words \(1000\): removes 31 of 31"):
         _run(tmp_path, _rows(), quality={"min_words": 1000})
+
+
+def test_the_guard_also_watches_duplicates(tmp_path: Path) -> None:
+    rows = _rows()
+    copies = [{"id": f"copy{n:02d}", "text": rows[0]["text"], "domain": "mirror"} for n in range(20)]
+    with pytest.raises(StageError, match=r"exact_duplicate: removes 20 of 20 documents \(100.0%\) of domain mirror"):
+        _run(tmp_path / "a", [*rows, *copies])
+    out = _run(tmp_path / "b", [*rows, *copies], guard={"allow_drop": ["mirror:exact_duplicate"]})
+    assert _rejected(out).filter(pl.col("domain") == "mirror").height == 20
 
 
 def test_personal_data_is_replaced_and_counted(tmp_path: Path) -> None:
