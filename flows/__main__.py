@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("report", help="reports/run.html: plan, forecasts, measurements, verdict, plots")
     lineage = commands.add_parser("lineage", help="from a model back to runs, keys and source documents")
     lineage.add_argument("model", help="registered version (3), alias (champion) or a path below artifacts/")
+    lineage.add_argument("--document", metavar="ID", help="also the rows of the shards that hold this document")
     up = commands.add_parser(
         "up", help="Prefect and MLflow servers on loopback, and the deployment that the UI can retry"
     )
@@ -111,7 +112,7 @@ def _report(_: argparse.Namespace) -> int:
 def _lineage(options: argparse.Namespace) -> int:
     from flows._lineage import show_lineage
 
-    show_lineage(options.model)
+    show_lineage(options.model, options.document)
     return 0
 
 

@@ -148,6 +148,7 @@ def _validate_message(index: int, message: Message) -> None:
     content = message.get("content")
     if not isinstance(content, str):
         raise ValueError(f"{where}: content is a {type(content).__name__}; allowed: text")
+    _check_unicode(where, content)
     if role == "user" and not content.strip():
         raise ValueError(f"{where}: the user's content is empty; allowed: text with at least one visible character")
 
@@ -160,8 +161,20 @@ def _validate_parts(where: str, parts: object) -> None:
             raise ValueError(
                 f'{where}.parts[{index}] is {part!r}; allowed: {{"type": "{"|".join(_PART_TYPES)}", "text": text}}'
             )
+        _check_unicode(f"{where}.parts[{index}]", part["text"])
         if part["type"] == "output" and (index == 0 or parts[index - 1]["type"] != "python"):
             raise ValueError(f"{where}.parts[{index}]: an output must follow the python part it answers")
+
+
+def _check_unicode(where: str, text: str) -> None:
+    """JSON can spell half a surrogate pair (\\ud800), which no encoding can write and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: character {error.start} is the unpaired surrogate U+{ord(text[error.start]):04X}; allowed: text "
+            f"that UTF-8 can hold; next: replace it by the character that was meant"
+        ) from None
 
 
 def _without_system(messages: Sequence[Message]) -> list[Message]:

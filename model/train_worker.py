@@ -23,6 +23,7 @@ from model.batches import RowBatches
 from model.bits_per_byte import bits_per_byte
 from model.checkpoint import load_weights
 from model.gpt import GPT, GPTConfig
+from model.prefetch import Prefetcher
 from model.ranks import rank_and_world_size
 from model.train_loop import train
 from model.train_options import LoopOptions, Reporter, Schedule, TrainingInterrupted, TrainResult
@@ -51,6 +52,8 @@ class TrainJob:
     """cpu, cuda, cuda:N or mps; with several ranks "cuda" means one device per rank."""
     threads: int = 0
     """CPU threads of one rank; 0 leaves torch's own choice."""
+    tokenizer_sha256: str | None = None
+    """The tokenizer the rows must have been written with; None does not ask."""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), default=str, indent=1) + "\n", encoding="utf-8")
@@ -83,27 +86,40 @@ def run_job(job: TrainJob, report: Reporter, stop_requested: Callable[[], bool])
         raise ValueError(
             f"{job.rows_per_step} rows per step cannot be shared by {world_size} processes; next: change one"
         )
-    batches = RowBatches(job.rows, "train", job.rows_per_step // world_size, job.options.seed, rank, world_size)
+    batches = RowBatches(
+        job.rows,
+        "train",
+        job.rows_per_step // world_size,
+        job.options.seed,
+        rank,
+        world_size,
+        tokenizer_sha256=job.tokenizer_sha256,
+    )
     if batches.tokens_per_row > job.config.sequence_length or batches.source.vocab_size > job.config.vocab_size:
         raise ValueError(
             f"{job.rows}: rows of {batches.tokens_per_row} tokens over {batches.source.vocab_size} ids do not fit the "
             f"model (sequence_length={job.config.sequence_length}, vocab_size={job.config.vocab_size})"
         )
-    model = _build(job).to(_device_of_rank(job.device, world_size))
+    device = _device_of_rank(job.device, world_size)
+    model = _build(job).to(device)
+    prefetched = Prefetcher(batches, device=device)
 
     def evaluate(trained: GPT) -> dict[str, float]:
         found = bits_per_byte(trained, job.rows, "val", job.bytes_per_id, job.eval_rows, job.options.micro_batch_rows)
         return {"val_bpb": found["bpb"], "val_nats": found["nats"]}
 
-    result = train(
-        model,
-        batches,
-        job.options,
-        resume_folder=job.resume_folder,
-        report=report,
-        stop_requested=stop_requested,
-        evaluate=evaluate if job.eval_rows else None,
-    )
+    try:
+        result = train(
+            model,
+            prefetched,
+            job.options,
+            resume_folder=job.resume_folder,
+            report=report,
+            stop_requested=stop_requested,
+            evaluate=evaluate if job.eval_rows else None,
+        )
+    finally:
+        prefetched.close()
     return model, result
 
 

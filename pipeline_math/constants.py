@@ -47,11 +47,11 @@ _CPU = (
     Constant("judged_bytes", 4.0e-8, 0.40, "s/B", "thresholds, duplicates, writing", _FITTED),
     Constant("training_text", 3.3e-7, 0.25, "s/B", "count words for the tokenizer", _PIPELINES),
     Constant("merges", 1.0e-4, 0.50, "s", "one merge of the tokenizer, report included", _PIPELINES),
-    # The recorded laptop run packs 28.0 MB in 6.72 s, the pulse 0.35 MB in 1.07 s: together they give these two. The 38
-    # random pipelines of 4 MB to 11 MB (benchmarks/prediction_accuracy.py) alone give 1.0 s and 1.3e-7 s/B, all runs
-    # together 0.75 s and 1.7e-7 s/B: hence the spreads. Without a fixed cost a small run was forecast two thirds low.
-    Constant("shards_once", 0.85, 0.50, "s", "import what reads, packs and writes", _RECORDED),
-    Constant("encoding", 2.0e-7, 0.30, "s/B", "encode and pack text", _RECORDED),
+    # Encoding is cached per corpus file, packing is not: 152 MB take 10 s the first time and 1 s with another seed
+    # (benchmarks/packing_cpu_202611.md). The laptop profile's 30 MB are one file of short documents.
+    Constant("shards_once", 0.85, 0.50, "s", "import what reads, packs and writes", _FITTED),
+    Constant("encoding", 1.0e-7, 0.40, "s/B", "encode text", _FITTED),
+    Constant("packing", 1.0e-8, 0.50, "s/B", "split and pack ids", _FITTED),
     Constant("first_step", 1.15, 0.25, "s", "what a training stage does once", _PIPELINES),
     Constant("state_bytes", 3.4e-9, 0.60, "s/B", "write a training state", _PIPELINES),
     Constant("conversations", 5.6e-6, 0.35, "s", "make, render and pack one token of conversation", _PIPELINES),
@@ -61,7 +61,7 @@ _CPU = (
     Constant("decode_weights", 1.15, 0.40, "-", "read the weights once per decode step", _PIPELINES),
     Constant("decode_rows", 3.8e-5, 0.50, "s", "bookkeeping of one row in one decode step", _PIPELINES),
     Constant("evaluation_once", 1.5, 0.35, "s", "benchmarks made, plots drawn", _PIPELINES),
-    Constant("evaluation_text", 2.0e-7, 0.40, "s/B", "search training text for what is asked", _PIPELINES),
+    Constant("evaluation_text", 5.0e-8, 0.40, "s/B", "search training text for what is asked", _FITTED),
     Constant("evaluation_each", 0.51, 0.35, "s", "one checkpoint loaded, its latency measured", _PIPELINES),
     Constant("registry", 1.5, 0.30, "s", "import MLflow and ask it for the champion", _PIPELINES),
     Constant("export_once", 1.4, 0.25, "s", "import transformers, compare logits", _PIPELINES),
@@ -92,10 +92,11 @@ _GPU = (
     Constant("corpus_once", 10.0, 0.6, "s", "start workers, load libraries, draw the report", _ASSUMED),
     Constant("raw_bytes", 4.0e-8, 0.6, "s/B", "read, clean, measure and sign text, sixteen cores", _ASSUMED),
     Constant("judged_bytes", 1.0e-8, 0.6, "s/B", "thresholds, duplicates, writing, sixteen cores", _ASSUMED),
-    Constant("training_text", 5.0e-8, 0.6, "s/B", "count words for the tokenizer", _ASSUMED),
+    Constant("training_text", 5.0e-8, 0.6, "s/B", "count words for the tokenizer, one core", _ASSUMED),
     Constant("merges", 1.5e-4, 0.6, "s", "one merge of the tokenizer", _ASSUMED),
     Constant("shards_once", 3.0, 0.6, "s", "import what reads, packs and writes", _ASSUMED),
-    Constant("encoding", 2.5e-8, 0.6, "s/B", "encode and pack text", _ASSUMED),
+    Constant("encoding", 1.0e-8, 0.6, "s/B", "encode text, sixteen cores", _ASSUMED),
+    Constant("packing", 2.0e-9, 0.6, "s/B", "split and pack ids, sixteen cores", _ASSUMED),
     Constant("first_step", 60.0, 0.6, "s", "what a training stage does once, compilation included", _ASSUMED),
     Constant("state_bytes", 1.0e-9, 0.6, "s/B", "write a training state", _ASSUMED),
     Constant("conversations", 2.5e-6, 0.6, "s", "make, render and pack one token of conversation", _ASSUMED),
@@ -105,7 +106,7 @@ _GPU = (
     Constant("decode_weights", 1.3, 0.4, "-", "read the weights once per decode step", _ASSUMED),
     Constant("decode_rows", 3.0e-5, 0.6, "s", "bookkeeping of one row in one decode step", _ASSUMED),
     Constant("evaluation_once", 60.0, 0.6, "s", "benchmarks made, plots drawn", _ASSUMED),
-    Constant("evaluation_text", 2.0e-7, 0.6, "s/B", "search training text for what is asked", _ASSUMED),
+    Constant("evaluation_text", 5.0e-9, 0.6, "s/B", "search training text for what is asked, sixteen cores", _ASSUMED),
     Constant("evaluation_each", 10.0, 0.6, "s", "one checkpoint loaded, its latency measured", _ASSUMED),
     Constant("registry", 2.0, 0.6, "s", "import MLflow and ask it for the champion", _ASSUMED),
     Constant("export_once", 30.0, 0.6, "s", "import transformers, compare logits", _ASSUMED),

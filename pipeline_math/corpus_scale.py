@@ -15,18 +15,19 @@ from types import MappingProxyType
 
 from pipeline_math.checks import checked, positive, share, whole
 
-# --- Time. AIMS until measured: together 152 MB in 60 s on two cores; `read` is what the aims of the others leave. ---
+# --- Time, measured on two cores of a Xeon with AVX-512 (benchmarks/corpus_cpu_202611.md). ---
 CORE_SECONDS_PER_BYTE: Mapping[str, float] = MappingProxyType(
     {
-        "read": 4.9e-7,
-        "measure": 6.7e-8,
-        "sign": 5.4e-8,
-        "overlap": 3.7e-8,
-        "write": 1.0e-7,
+        "read": 1.05e-7,
+        "measure": 9.2e-8,
+        "sign": 2.7e-8,
+        "overlap": 2.6e-8,
+        "write": 4.5e-8,
     }
 )
-"""Core-seconds per raw byte of every pass: read and clean; statistics and language (aim: 15 MB/s); words and signatures
-(27 MB/s and 60 MB/s for the words); words and benchmark n-grams (50 MB/s and 60 MB/s); write what is kept."""
+"""Core-seconds per raw byte of every pass over 152 MB: read and clean, a twentieth of it HTML; statistics (60 %) and
+language; words and signatures; words and benchmark n-grams; split, sort and write what is kept, which is what a whole
+run takes beyond the others. Short documents cost more: a language is identified per document, not per byte."""
 SCORE_CORE_SECONDS_PER_BYTE = 2.9e-8
 """The optional quality classifier: 35 MB/s on one core of a 2-core Zen 5 under other load, 4,000 documents of the
 development corpus, of which the first 5,000 characters are read."""
@@ -35,20 +36,21 @@ BAND_CORE_SECONDS_PER_DOCUMENT = 1.3e-6
 DECIDE_SECONDS_PER_DOCUMENT = 5.0e-6
 """ASSUMPTION, not measured: thresholds, union-find, mixing and report rows in the main process."""
 START_SECONDS = 3.0
-"""ASSUMPTION, not measured: interpreters, imports, worker processes."""
+"""Measured: a run that finds everything in the cache, of 144 MB."""
 BANDS = 14
 
 # --- Memory. ---
-RESIDENT_BYTES_PER_DOCUMENT = 80
-"""AIM until measured: one document in the arrays of the main process (rank, keys, verdict, cluster, domain, sizes)."""
+RESIDENT_BYTES_PER_DOCUMENT = 720
+"""Measured: what the main process holds more at its peak with 157,538 documents than with 15,750. A hundred stay
+(hashes, sizes, verdict, cluster); the others are keys, orders and copies while duplicates are sought."""
 INDEXED_RESIDENT_BYTES_PER_DOCUMENT = 21
 """Of a document of an earlier dump, known by its signature on disk: rank 8, candidate 1, winner 8, similarity 4."""
-MAIN_RESIDENT_BYTES = 3.0e8
-"""ASSUMPTION, not measured: the main process before the first document."""
-WORKER_RESIDENT_BYTES = 2.5e8
-"""ASSUMPTION, not measured: interpreter and libraries of one worker."""
+MAIN_RESIDENT_BYTES = 2.1e8
+"""Measured: the main process, report included."""
+WORKER_RESIDENT_BYTES = 3.0e8
+"""Measured: interpreter and libraries of one worker."""
 RESIDENT_BYTES_PER_UNIT_BYTE = 8.0
-"""ASSUMPTION, not measured: text, its lower-cased copy, words and n-gram hashes of the row group in work."""
+"""Measured, a worker at its peak: text, its lower-cased copy, words and n-gram hashes of the row group in work."""
 UNIT_BYTES = 16e6
 """Text of one unit of work: a row group of a shard."""
 

@@ -81,11 +81,11 @@ def seconds_terms(stage: str, amounts: Amounts, hardware: Hardware) -> dict[str,
     data: dict[str, dict[str, str]] = {
         "corpus": {"documentation": "documentation_sources", "judged_bytes": "raw_bytes"},
         "tokenizer": {"training_text": "train_bytes", "merges": "merges"},
-        "shards": {"encoding": "kept_bytes"},
+        "shards": {"packing": "kept_bytes"},
     }
     terms = {"process": 1.0, **{constant: amounts[amount] for constant, amount in data[stage].items()}}
     if stage == "shards":
-        terms["shards_once"] = 1.0
+        terms |= {"shards_once": 1.0, "encoding": amounts.get("new_bytes", amounts["kept_bytes"])}
     if stage == "corpus":  # what an earlier run left in the cache is neither read nor measured again
         terms |= {"corpus_once": 1.0, "raw_bytes": amounts.get("new_bytes", amounts["raw_bytes"])}
     return terms

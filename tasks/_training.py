@@ -115,6 +115,7 @@ def train_stage(
             eval_rows=training.eval_rows if "val" in source.manifest else 0,
             device=device_of(ctx.runtime),
             threads=ctx.runtime.threads or max(1, ctx.cores // ctx.runtime.processes),
+            tokenizer_sha256=tokenizer.sha256,
         )
         with ctx.progress(str(ctx.stage), steps * batch_tokens, "tok") as bar:
             report = ContextReporter(ctx, bar)

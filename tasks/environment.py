@@ -18,7 +18,7 @@ def versions() -> dict[str, str]:
     return {
         "python.txt": platform.python_version(),
         "torch.txt": version("torch").split("+")[0],
-        "tokenizers.txt": version("tokenizers"),
+        "rustbpe.txt": version("rustbpe"),
     }
 
 

@@ -15,7 +15,7 @@ from tasks.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
-PACKAGES = frozenset({Stage.CORPUS, Stage.SHARDS, Stage.EVALUATION, Stage.CHAT})
+PACKAGES = frozenset({Stage.CORPUS, Stage.TOKENIZER, Stage.SHARDS, Stage.EVALUATION, Stage.CHAT})
 EXPECTED = {"laptop", "pulse", "rtx4090-24h", "h100-1x", "h100x8"}
 
 

@@ -94,7 +94,7 @@ class ToyRepository:
             shutil.copy(ROOT / "tasks" / name, root / "tasks" / name)
         for package in ("flows", "pipeline_math"):
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "documents"))
-        for folder in ("text", "chat", "benchmarks", "quality", "earlier"):
+        for folder in ("text", "chat", "benchmarks", "quality", "earlier", "tokenizer"):
             (root / "data" / folder).mkdir(parents=True)
             (root / "data" / folder / "a.txt").write_text("text\n")
         shutil.copy(ROOT / "requirements.lock", root / "requirements.lock")

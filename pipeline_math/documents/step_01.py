@@ -154,7 +154,9 @@ def _own() -> dict[str, Number | Table]:
         "own_kept": measured("corpus", "kept_share"),
         "own_index": compute(index_memory_bytes, documents, unit="B"),
         "own_sign": compute(signing_seconds, documents, unit="s"),
+        "constant_once": constant("constants.CONSTANTS.cpu.corpus_once", "s"),
         "constant_raw": constant("constants.CONSTANTS.cpu.raw_bytes", "s/B"),
+        "constant_judged": constant("constants.CONSTANTS.cpu.judged_bytes", "s/B"),
         "constant_documentation": constant("constants.CONSTANTS.cpu.documentation", "s"),
         "constant_process": constant("constants.CONSTANTS.cpu.process", "s"),
     }

@@ -103,6 +103,7 @@ def _own() -> dict[str, Number | Table]:
         "own_wanted": times(eaten, constant("packing_io.LOADER_MARGIN", ""), "B/s"),
         "constant_once": constant("constants.CONSTANTS.cpu.shards_once", "s"),
         "constant_encoding": constant("constants.CONSTANTS.cpu.encoding", "s/B"),
+        "constant_packing": constant("constants.CONSTANTS.cpu.packing", "s/B"),
     }
 
 

@@ -71,9 +71,8 @@ def read_objects(documents: Path, splits: Path, split: str) -> list[DocumentedOb
     """
     seen: set[str] = set()
     objects = []
-    for row in read_documents(documents, splits, split):
-        private = any(name.startswith("_") for name in row["title"].split("."))
-        if row["kind"] not in DOCUMENTED_KINDS or private:
+    for row in read_documents(documents, splits, split, tuple(DOCUMENTED_KINDS)):
+        if any(name.startswith("_") for name in row["title"].split(".")):
             continue
         described = describe(row["text"])
         if described is None or described[1] in seen or row["title"] in seen:
@@ -83,16 +82,33 @@ def read_objects(documents: Path, splits: Path, split: str) -> list[DocumentedOb
     return objects
 
 
-def read_documents(documents: Path, splits: Path, split: str) -> list[dict[str, Any]]:
-    """Rows (id, title, kind, domain, text) of the documents that belong to `split`, sorted by id."""
+def read_documents(
+    documents: Path,
+    splits: Path,
+    split: str,
+    kinds: tuple[str, ...] | None = None,
+    max_bytes: int | None = None,
+) -> list[dict[str, Any]]:
+    """Rows (id, title, kind, domain, text) of the documents that belong to `split`, sorted by id.
+
+    A corpus may be more text than memory holds: take some `kinds` only, or the files up to `max_bytes` of text, which
+    are a fair sample, as documents are dealt to files by hash.
+    """
     import polars as pl
 
-    files = sorted(documents.glob("*.parquet"))
-    if not files:
-        return []
-    table = pl.scan_parquet(files).select("id", "title", "kind", "domain", "text")
-    chosen = pl.scan_parquet(splits).filter(pl.col("split") == split).select("id")
-    return table.join(chosen, on="id", how="semi").sort("id").collect().to_dicts()
+    chosen = pl.scan_parquet(splits).filter(pl.col("split") == split).select("id").collect().lazy()
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for file in sorted(documents.glob("*.parquet")):
+        table = pl.scan_parquet(file).select("id", "title", "kind", "domain", "text")
+        if kinds is not None:
+            table = table.filter(pl.col("kind").is_in(list(kinds)))
+        found = table.join(chosen, on="id", how="semi").collect()
+        rows += found.to_dicts()
+        size += int(found["text"].str.len_bytes().sum())
+        if max_bytes is not None and size >= max_bytes:
+            break
+    return sorted(rows, key=lambda row: row["id"])
 
 
 def describe(text: str) -> tuple[str, str] | None:

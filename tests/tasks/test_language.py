@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.corpus.text.language import SAMPLE_CHARACTERS, detect, sample
+from tasks._language import SAMPLE_CHARACTERS, detect, sample
 
-DATA = Path(__file__).parents[5] / "shared" / "data" / "corpus"
+DATA = Path(__file__).parents[3] / "shared" / "data" / "corpus"
 PASSAGES = {
     "en": "All human beings are born free and equal in dignity and rights.",
     "de": "Alle Menschen sind frei und gleich an Würde und Rechten geboren.",
@@ -60,11 +60,11 @@ def test_nothing_is_downloaded_or_written(tmp_path: Path, monkeypatch: pytest.Mo
         "import socket\n"
         "def refuse(*_, **__): raise AssertionError('network used')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from tasks.corpus.text.language import detect\n"
+        "from tasks._language import detect\n"
         f"assert detect([{PASSAGES['fr']!r}])[0] == ['fr']\n"
     )
     environment = {"FTLANG_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
-    root = Path(__file__).parents[4]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=root, env=environment, capture_output=True, text=True, timeout=60
     )
