@@ -83,7 +83,7 @@ def test_all_stages_end_within_the_hours_and_little_is_left_over(goal):
 
 def test_work_of_other_stages_is_taken_from_pretraining():
     little = solve(CARD, work=Workload())
-    much = solve(CARD, work=Workload(corpus_bytes=1e11))
+    much = solve(CARD, work=Workload(corpus_bytes=3e11))
     assert much.train_tokens < 0.9 * little.train_tokens
     assert much.shape.n_layers <= little.shape.n_layers
 
