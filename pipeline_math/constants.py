@@ -48,7 +48,8 @@ _CPU = (
     Constant("training_text", 2.0e-7, 0.30, "s/B", "count words for the tokenizer", _FITTED),
     Constant("merges", 1.0e-4, 0.50, "s", "one merge of the tokenizer, report included", _PIPELINES),
     # Encoding is cached per corpus file, packing is not: 152 MB take 10 s the first time and 1 s with another seed
-    # (benchmarks/packing_cpu_202611.md). The recorded laptop run has one file of short documents, which costs twice that.
+    # (benchmarks/packing_cpu_202611.md). The recorded laptop run has one file of short documents, which costs twice as
+    # much per byte.
     Constant("shards_once", 0.85, 0.50, "s", "import what reads, packs and writes", _FITTED),
     Constant("encoding", 1.4e-7, 0.45, "s/B", "encode text", _FITTED),
     Constant("packing", 1.0e-8, 0.50, "s/B", "split and pack ids", _FITTED),
