@@ -247,7 +247,10 @@ class Download:
             return
         reason = response.headers.get("X-Error-Message", response.reason_phrase)[:200]
         answer = f"{shown(self.file.url)} answers {status} {reason}".rstrip()
-        if status == 416:
+        if status == 416:  # "bytes */N": the file ends at N, where we asked for what comes behind
+            size = response.headers.get("Content-Range", "").rpartition("/")[2]
+            if self.file.bytes is not None and size.isdecimal() and int(size) != self.file.bytes:
+                raise _Corrupt(f"size expected {self.file.bytes}, found {size}")
             self.ranges = False
             raise _Again(answer)
         if status in TEMPORARY:

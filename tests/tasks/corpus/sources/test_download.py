@@ -201,6 +201,16 @@ def test_wrong_content_twice_is_an_error_with_what_was_expected_and_found(
     assert left_behind(tmp_path) == []
 
 
+def test_a_file_that_became_shorter_is_not_the_pinned_one(server: HubServer, tmp_path: Path) -> None:
+    """It once ended in "given up after 6 failures", as if the connection were to blame."""
+    server.always[NAME] = Answer(body=CONTENT[:-1000])
+    with pytest.raises(
+        StageError, match=f"not the pinned file.*size expected {len(CONTENT)}, found {len(CONTENT) - 1000}"
+    ):
+        fetch(server.known(NAME), tmp_path / NAME, QUICK._replace(attempts=6))
+    assert left_behind(tmp_path) == []
+
+
 @pytest.mark.parametrize("ignore_if_range", [False, True])
 def test_a_file_that_changes_between_two_attempts_is_fetched_from_zero(
     server: HubServer, tmp_path: Path, ignore_if_range: bool
