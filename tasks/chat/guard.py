@@ -5,6 +5,7 @@ and injected scripts (headers). Not covered: TLS and rate limits per client; put
 """
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -14,6 +15,8 @@ from typing import Any
 from tasks.chat.schema import RequestError
 
 MAX_BODY_BYTES = 1_000_000
+DISCARDED_BYTES, DISCARD_SECONDS = 8 * MAX_BODY_BYTES, 1.0
+"""How much of a body that is too large, and for how long, is read on before it is refused."""
 BODY_SECONDS = 15.0
 
 _HEADERS = [
@@ -90,6 +93,7 @@ async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
     too_large = RequestError(413, f"the body is larger than {MAX_BODY_BYTES} bytes, the most this server reads")
     declared = headers.get("content-length", "0")
     if not declared.isascii() or not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+        await _discard(receive)
         raise too_large
     body = b""
     try:
@@ -100,11 +104,25 @@ async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
                     raise RequestError(400, "the connection ended before the body did")
                 body += message.get("body", b"")
                 if len(body) > MAX_BODY_BYTES:
+                    await _discard(receive)
                     raise too_large
                 if not message.get("more_body"):
                     return body
     except TimeoutError:
         raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on, within limits, and keep nothing: a connection closed over unread bytes is reset, and the client sees that
+    instead of the answer."""
+    left = DISCARDED_BYTES
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while left > 0:
+                message = await receive()
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return
+                left -= len(message.get("body", b""))
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
