@@ -113,8 +113,8 @@ async def _read_body(headers: dict[str, str], receive: Receive) -> bytes:
 
 
 async def _discard(receive: Receive) -> None:
-    """Read on, within limits, and keep nothing: a connection closed over unread bytes is reset, and the client sees that
-    instead of the answer."""
+    """Read on, within limits, and keep nothing: a connection closed over unread bytes is reset, and the client sees
+    that instead of the answer."""
     left = DISCARDED_BYTES
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
