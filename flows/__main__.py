@@ -14,7 +14,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     commands.add_parser("plan", help="what would run, cascading, and why")
-    commands.add_parser("status", help="every stage: fresh or stale, key, size, seconds predicted and measured")
+    status = commands.add_parser(
+        "status", help="what is running; every stage: fresh or stale, key, size, seconds predicted and measured"
+    )
+    status.add_argument("--watch", action="store_true", help="only what is running, again every 2 s")
     run = commands.add_parser("run", help="run what is stale; finished stages end as Cached")
     run.add_argument(
         "--force", nargs="+", default=[], metavar="STAGE", choices=[str(s) for s in Stage], help="run although fresh"
@@ -59,7 +62,13 @@ def _plan(_: argparse.Namespace) -> int:
     return 0
 
 
-def _status(_: argparse.Namespace) -> int:
+def _status(options: argparse.Namespace) -> int:
+    from flows import _status as status
+
+    if options.watch:
+        status.watch()
+    if status.show_live():  # at once: the rest takes as long as DVC does
+        print(flush=True)
     from flows import _plan as plan
 
     plan.show_status()

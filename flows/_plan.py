@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from flows import ROOT
+from flows._status import live_stages
 from tasks import _forecast, _keys, _machine
 from tasks._files import size_bytes
 from tasks.stages import NUMBER, Stage
@@ -48,7 +49,7 @@ def show_status() -> None:
     why = cascade(_keys.status_of_all(), graph)
     predictions = _predictions()
     print(f"{'no.':>4} {'stage':<13} {'state':<7} {'predicted':>10} {'measured':>10} {'size':>10}  key")
-    total = [0.0, 0.0]
+    total, running = [0.0, 0.0], {live.stage for live in live_stages(ROOT) if live.running}
     for name in graph:
         metrics = _metrics(name)
         predicted = metrics.get("predicted", {}).get("seconds") or predictions.get(name)
@@ -58,7 +59,7 @@ def show_status() -> None:
         key = (_keys.recorded(name) or "-")[:12]
         total[0] += predicted or 0.0
         total[1] += measured or 0.0
-        state = "stale" if name in why else "fresh"
+        state = "running" if name in running else "stale" if name in why else "fresh"
         head = f"{NUMBER[Stage(name)]:>4} {name:<13} {state:<7}"
         print(f"{head} {_seconds(predicted)} {_seconds(measured)} {size:>10}  {key}")
     print(f"{'':>4} {'all':<13} {'':<7} {_seconds(total[0])} {_seconds(total[1])}")

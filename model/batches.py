@@ -5,7 +5,7 @@ of the result. Weights are computed only for rows that have padding or a mask.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Batch:
     weights_BT: Tensor  # noqa: N815
     bos_id: int | None = None
     """The id every document begins with, where the rows have one."""
+    row_numbers: list[int] = field(default_factory=list)
+    """Which rows of the split these are, where they come from one: to name the rows of a step that went wrong."""
 
     @property
     def document_ids_BT(self) -> Tensor:  # noqa: N802
@@ -41,7 +43,14 @@ class Batch:
 
     def rows(self, start: int, end: int) -> "Batch":
         """The micro-batch of rows [start, end)."""
-        return Batch(self.ids_BT[start:end], self.targets_BT[start:end], self.weights_BT[start:end], self.bos_id)
+        part = slice(start, end)
+        return replace(
+            self,
+            ids_BT=self.ids_BT[part],
+            targets_BT=self.targets_BT[part],
+            weights_BT=self.weights_BT[part],
+            row_numbers=self.row_numbers[part],
+        )
 
     def pinned(self) -> "Batch":
         """The same batch in page-locked memory, from which copies to CUDA do not wait. Needs CUDA."""
@@ -88,7 +97,7 @@ class RowFolder(StoredRows):
         else:
             weights = torch.from_numpy(mask[:, 1:].astype(np.float32))
         wide = torch.from_numpy(narrow.astype(np.int64))
-        return Batch(wide[:, :-1], wide[:, 1:], weights, self.bos_id)
+        return Batch(wide[:, :-1], wide[:, 1:], weights, self.bos_id, numbers.tolist())
 
 
 class RowBatches:
@@ -131,6 +140,11 @@ class RowBatches:
     @property
     def tokens_per_row(self) -> int:
         return self.source.tokens_per_row
+
+    @property
+    def step_shape(self) -> tuple[int, int]:
+        """(rows, tokens of a row) that this rank takes per step."""
+        return self.rows_per_step, self.tokens_per_row
 
     @property
     def most_visits_per_epoch(self) -> float:

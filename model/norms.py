@@ -3,7 +3,7 @@
 Both compute in float32, keep only their output in the input's format and one float32 scale per vector, and rebuild the
 rest in the backward pass: on a CPU these operations wait for memory, so what is not kept is also time saved.
 
-Shape legend: B rows, T tokens, N heads, H head dim, D the last dimension.
+Shape legend: B rows, T tokens, N heads, H head dim, D the last dimension, P all vectors of a tensor.
 """
 
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+BLOCK_VALUES = 2**17
+"""Values per CPU thread that are worked on at once: the float32 copies of a block stay in a second-level cache."""
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -65,33 +68,65 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = _inverse_rms(wide, eps)
-        y = (wide * scale).to(x.dtype)
-        ctx.save_for_backward(y, scale)
-        return y
+        x_PD = x.reshape(-1, x.size(-1))
+        y_PD = torch.empty_like(x_PD)
+        scale_P1 = _scales(x_PD)
+        for part in _blocks(x_PD, 0):
+            wide = _wide_copy(x_PD[part])
+            scale_P1[part] = scale = _inverse_rms(wide, eps)
+            y_PD[part] = wide.mul_(scale)
+        ctx.save_for_backward(y_PD, scale_P1)
+        return y_PD.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        y, scale = ctx.saved_tensors
-        return _norm_gradient(grads[0], y, scale).to(y.dtype), None
+        y_PD, scale_P1 = ctx.saved_tensors
+        dy_PD, dx_PD = grads[0].reshape(y_PD.shape), torch.empty_like(y_PD)
+        for part in _blocks(y_PD, 0):
+            dx_PD[part] = _norm_gradient(dy_PD[part], y_PD[part], scale_P1[part])
+        return dx_PD.view(grads[0].shape), None
 
 
 class _RotatedNorm(torch.autograd.Function):
     """Rotation keeps the length, so the scale comes from the unrotated vector; backward undoes the rotation last."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = _inverse_rms(wide, eps)
-        y = rotate(wide, cos, sin).mul_(scale).to(x.dtype)
-        ctx.save_for_backward(y, scale, cos, sin)
-        return y
+    def forward(ctx: Any, x_BTNH: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+        y_BTNH, scale_BTN1 = torch.empty_like(x_BTNH), _scales(x_BTNH)
+        tables = _full_tables(cos, sin)
+        for part in _blocks(x_BTNH, 1):
+            wide = _wide_copy(x_BTNH[:, part])
+            scale_BTN1[:, part] = scale = _inverse_rms(wide, eps)
+            y_BTNH[:, part] = _rotate_whole(wide, *(table[part] for table in tables)).mul_(scale)
+        ctx.save_for_backward(y_BTNH, scale_BTN1, cos, sin)
+        return y_BTNH
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        y, scale, cos, sin = ctx.saved_tensors
-        return rotate(_norm_gradient(grads[0], y, scale), cos, -sin).to(y.dtype), None, None, None
+        y_BTNH, scale_BTN1, cos, sin = ctx.saved_tensors
+        dx_BTNH, tables = torch.empty_like(y_BTNH), _full_tables(cos, -sin)
+        for part in _blocks(y_BTNH, 1):
+            dwide = _norm_gradient(grads[0][:, part], y_BTNH[:, part], scale_BTN1[:, part])
+            dx_BTNH[:, part] = _rotate_whole(dwide, *(table[part] for table in tables))
+        return dx_BTNH, None, None, None
+
+
+def _blocks(x: Tensor, dim: int) -> list[slice]:
+    """Parts along `dim` whose float32 copies stay in a CPU's caches; all at once on a GPU and for a compiler."""
+    size = x.size(dim)
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return [slice(0, size)]
+    step = max(1, BLOCK_VALUES * torch.get_num_threads() * size // max(1, x.numel()))
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+
+def _wide_copy(x: Tensor) -> Tensor:
+    """A float32 copy in order of memory, ours to change."""
+    return torch.empty(x.shape, dtype=torch.float32, device=x.device).copy_(x)
+
+
+def _scales(x: Tensor) -> Tensor:
+    return torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device)
 
 
 def _inverse_rms(wide: Tensor, eps: float) -> Tensor:
@@ -100,6 +135,18 @@ def _inverse_rms(wide: Tensor, eps: float) -> Tensor:
 
 
 def _norm_gradient(dy: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-    dy, y = dy.float(), y.float()
+    dy, y = _wide_copy(dy), y.float()
     mean = torch.linalg.vecdot(dy, y).div_(-y.size(-1)).unsqueeze(-1)
-    return torch.addcmul(dy, y, mean).mul_(scale)
+    return dy.addcmul_(y, mean).mul_(scale)
+
+
+def _full_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Tables for both halves at once: out = x cos + swapped(x) sin, the second half with the opposite sign."""
+    return torch.cat((cos, cos), -1), torch.cat((sin, -sin), -1)
+
+
+def _rotate_whole(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` in place, with the tables of `_full_tables`: fewer and longer runs through memory."""
+    x1, x2 = x.chunk(2, -1)
+    swapped = torch.cat((x2, x1), -1)
+    return x.mul_(cos).addcmul_(swapped, sin)

@@ -2,12 +2,16 @@
 
 import functools
 import platform
+import time
 from pathlib import Path
 
 import torch
 
 _NAMES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 REQUESTS = ("auto", *_NAMES)
+LARGEST_PRODUCT_ERROR = 1e-5
+"""Relative error (2-norm) up to which a float32 product may be computed in a reduced format."""
+_PROBE_SIZE = 384
 
 
 def compute_dtype(device: torch.device | str, requested: str = "auto") -> torch.dtype:
@@ -60,3 +64,36 @@ def _flags_name_bf16(description: str) -> bool:
         if key.strip() in ("flags", "Features"):
             return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(value.split())
     return False
+
+
+@functools.cache
+def matmul_precision(device: torch.device, dtype: torch.dtype) -> str:
+    """The value for torch.set_float32_matmul_precision when products are computed in `dtype`; measured in a moment.
+
+    Where float32 is the format of the model, a reduced one ("high": TF32 or two bfloat16 parts, "medium": bfloat16) is
+    taken only if its error on this machine stays below LARGEST_PRODUCT_ERROR and it is faster: who wanted bfloat16
+    would have asked for it. With bfloat16 products on CUDA what is left in float32 is the optimizer's: "high".
+    """
+    if dtype != torch.float32:
+        return "high" if device.type == "cuda" else "highest"
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(_PROBE_SIZE, _PROBE_SIZE, generator=generator).to(device) for _ in range(2))
+    exact = (a.double() @ b.double()).cpu()
+    before = torch.get_float32_matmul_precision()
+    best, best_seconds = "highest", float("inf")
+    try:
+        for precision in ("highest", "high", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            error = float(((a @ b).cpu().double() - exact).norm() / exact.norm())
+            seconds = min(_seconds_of_product(a, b) for _ in range(5))
+            if error <= LARGEST_PRODUCT_ERROR and seconds < 0.9 * best_seconds:
+                best, best_seconds = precision, seconds
+    finally:
+        torch.set_float32_matmul_precision(before)
+    return best
+
+
+def _seconds_of_product(a: torch.Tensor, b: torch.Tensor) -> float:
+    started = time.perf_counter()
+    (a @ b).sum().item()  # reading a number waits for the device
+    return time.perf_counter() - started

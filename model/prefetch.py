@@ -38,6 +38,11 @@ class Prefetcher:
         self._ready: queue.Queue[tuple[Batch, dict[str, Any]] | BaseException] = queue.Queue(ahead)
         self._stop = threading.Event()
 
+    @property
+    def step_shape(self) -> tuple[int, int] | None:
+        """The source's, where all its batches have one."""
+        return getattr(self.source, "step_shape", None)
+
     def next(self) -> Batch:
         """The next batch of the source; raises what the source raised, at the same place."""
         if self._thread is None:

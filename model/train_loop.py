@@ -1,25 +1,29 @@
 """The one training loop: pretraining, midtraining, fine-tuning and policy updates differ only in their batches.
 
-A step takes one batch, in micro-batches, on every rank. Its loss is sum(weight * nats) / count, where count is the
-number of tokens with a weight over ALL micro-batches and ranks; so no way of splitting a batch changes the gradient.
+    take a batch -> gradient -> update or skip (train_step.py) -> judge (divergence.py) -> figures, curve
+    now and then: evaluate, save in the background (state_store.py), go back to an older state, plan the end anew
+
+Everything a resumed run needs is in a state: weights, optimizer, random generators, position (train_position.py) and
+the loader's position. A state is written before every evaluation, on request, at a time limit and by the clock.
 """
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
+from model.allocator import keep_freed_memory
 from model.batches import Batch
-from model.checkpoint import load_into, load_state, save_state
+from model.compilation import ComputeChoice, apply, prepare_compute
+from model.divergence import DivergenceGuard, Verdict
 from model.gpt import GPT
-from model.loss import softcap_cross_entropy
+from model.horizon import WallClock
+from model.micro_batch import largest_micro_batch
 from model.optim import Optimizer
-from model.ranks import rank_and_world_size, sum_gradients, sum_over_ranks
+from model.ranks import exchange_json, rank_and_world_size, sum_over_ranks
+from model.train_figures import StepFigures
 from model.train_options import (
     Batches,
     LoopOptions,
@@ -29,6 +33,9 @@ from model.train_options import (
     TrainingInterrupted,
     TrainResult,
 )
+from model.train_position import Position
+from model.train_states import RunStates, State
+from model.train_step import Outcome, Update, Updater, batch_gradients, learning_rates, rows_in_words
 
 __all__ = [
     "Batches",
@@ -38,15 +45,19 @@ __all__ = [
     "TrainResult",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "batch_gradients",
     "train",
 ]
 
-_MAY_DIFFER_ON_RESUME = frozenset({"micro_batch_rows", "checkpoint_seconds", "code_key", "spike_nats"})
-_STEPS_IN_A_ROW = 10
-"""High losses one after the other that count as a jump: one odd batch of a few rows is none."""
-_STEPS_BEFORE_GUARD = 20
-"""Steps whose losses only feed the running mean of the spike guard."""
 Evaluate = Callable[[GPT], dict[str, float]]
+Sample = Callable[[GPT, int], None]
+BEST_BY = "val_bpb"
+"""The value of an evaluation that decides which state is the best: the smallest."""
+_AGREE_SECONDS = 1.0
+"""About how often several ranks agree on stopping and saving: asking waits for the device."""
+_LIVE_SECONDS = 1.0
+_PLAN_EVERY = 10
+"""Steps between plans of a wall-clock horizon, where several ranks have to agree on it."""
 
 
 def train(
@@ -58,198 +69,271 @@ def train(
     report: Reporter,
     stop_requested: Callable[[], bool] = lambda: False,
     evaluate: Evaluate | None = None,
+    sample: Sample | None = None,
 ) -> TrainResult:
     """Run to the end of the schedule, from the newest state in `resume_folder` if there is one.
 
-    Raises TrainingInterrupted after saving when a stop was requested, TrainingDiverged when the loss is lost,
-    ValueError when a saved state does not belong to this model, these options or these batches.
+    Raises TrainingInterrupted after saving when a stop was requested or the time limit is reached, TrainingDiverged
+    when the loss is lost again and again, ValueError when a saved state does not belong to this model, these options or
+    these batches, or cannot be written in the end.
     """
     run = _Run(model, batches, options, resume_folder, report)
-    resumed_from = run.restore()
-    at = run.at
-    if resumed_from is not None and not at.finished:
-        report.note(f"resumed at step {resumed_from} of {options.schedule.steps}")
-    while at.step < options.schedule.steps:
-        stop, save = run.agree(stop_requested())
-        if stop:
-            run.save()
-            raise TrainingInterrupted(
-                f"stopped on request at step {at.step} of {options.schedule.steps}; state is saved"
-            )
-        run.take_step()
-        run.record(evaluate)
-        if save:
-            run.save()
-    if not at.finished:
-        if evaluate is not None:
-            run.save()  # an evaluation that fails must not cost the run
-            at.evaluation = run.evaluate(evaluate)
-        at.finished = True
-        run.save()
-    rate = at.tokens / at.seconds if at.seconds else 0.0
-    return TrainResult(at.step, at.tokens, at.loss, at.seconds, rate, resumed_from, at.evaluation, at.curve)
-
-
-def batch_gradients(model: GPT, batch: Batch, micro_batch_rows: int, count: float) -> Tensor:
-    """Add the batch's gradient of sum(weight * nats) / count to the parameters; -> that loss, on the device."""
-    device = model.device
-    loss = torch.zeros((), device=device)
-    for start in range(0, batch.ids_BT.size(0), micro_batch_rows):
-        part = batch.rows(start, start + micro_batch_rows).to(device)
-        part_loss = softcap_cross_entropy(
-            model(part.ids_BT).flatten(0, 1),
-            model.lm_head.weight,
-            part.targets_BT.flatten(),
-            part.weights_BT.flatten() / count,
-            model.config.logit_softcap,
-            model.dtype_of_products,
-        )
-        part_loss.backward()
-        loss += part_loss.detach()
-    return loss
-
-
-@dataclass
-class _Position:
-    """Everything about the run that is neither a tensor nor the loader: stored as JSON, which keeps float64 exactly."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    loss: float = 0.0
-    mean_loss: float = 0.0
-    """Running mean of the losses that were not high, for the spike guard."""
-    high_losses: int = 0
-    """Steps in a row whose loss was high."""
-    interval_sum: float = 0.0
-    interval_steps: int = 0
-    curve: list[dict[str, float]] = field(default_factory=list)
-    evaluation: dict[str, float] = field(default_factory=dict)
-    finished: bool = False
+    try:
+        resumed_from = run.restore()
+        run.prepare()
+        while run.has_steps_left():
+            reason, save = run.agree(stop_requested())
+            if reason:
+                run.save(wait=True)
+                steps = f"step {run.at.step} of {run.schedule.steps}"
+                raise TrainingInterrupted(f"{reason} at {steps}; state is saved")
+            if save:
+                run.save()
+            run.take_step()
+            run.between_steps(evaluate, sample)
+        if not run.at.finished:
+            run.finish(evaluate)
+    finally:
+        run.states.close()
+    return run.at.result(resumed_from, run.updater.micro_batch_rows)
 
 
 class _Run:
     """One session of a run: the loop above calls its methods in order."""
 
     def __init__(self, model: GPT, batches: Batches, options: LoopOptions, folder: Path, report: Reporter) -> None:
+        self.session_started = time.monotonic()
         self.model, self.batches, self.options, self.folder, self.report = model, batches, options, folder, report
-        self.optimizer = Optimizer(
-            model, options.matrix_lr, options.embedding_lr, options.head_lr, options.weight_decay
-        )
-        self.at = _Position()
+        self.optimizer = Optimizer(model, options.optimizer)
+        self.updater = Updater(model, self.optimizer, options.micro_batch_rows or 16, report.note)
         self.rank, self.world_size = rank_and_world_size()
-        self.prefetched: Batch | None = None
-        self.loader_state: dict[str, Any] = {}
-        self.saved_at = time.monotonic()
+        self.states = RunStates(model, self.optimizer, batches, options, folder, report)
+        self.guard = DivergenceGuard(options.guard)
+        peak = options.peak_flops or None
+        self.figures = StepFigures(options.flops_per_token or 1.0, peak, device=str(model.device))
+        self.clock = WallClock(options.horizon_seconds) if options.horizon_seconds else None
+        self.schedule = options.schedule
+        self.at = Position()
+        self.launched: Update | None = None
+        self.last_update: Update | None = None
+        self.step_ended = time.monotonic()
+        self.step_seconds = self.wall_seconds_before = 0.0
+        self.next_agreement, self.live_at = 0, 0.0
+        self.skipping = False
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     def restore(self) -> int | None:
         """Continue from the newest state; -> its step, or None when there is none."""
-        state = load_state(self.folder)
+        state = self.states.load()
         if state is None:
             torch.manual_seed(self.options.seed)
             return None
-        tensors, info = state
-        self._check_options(info)
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "rng": {}}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition("/")
-            groups[kind][rest] = tensor
-        load_into(self.model, groups["model"], f"saved state in {self.folder}")
-        self.optimizer.load_state_tensors(groups["optimizer"])
-        self.batches.load_state_dict(info["batches"])
-        torch.set_rng_state(groups["rng"]["cpu"])
-        if self.model.device.type == "cuda" and "cuda" in groups["rng"]:
-            torch.cuda.set_rng_state(groups["rng"]["cuda"], self.model.device)
-        self.at = _Position(**info["position"])
-        if info["options"]["code_key"] != self.options.code_key:
-            self.report.note(
-                f"resuming at step {self.at.step} with code or inputs that changed since the state was saved"
-            )
+        self._take_up(state)
+        at = self.at
+        self.guard.load_state_dict(at.guard)
+        self.wall_seconds_before = at.wall_seconds
+        if state[1]["options"]["code_key"] != self.options.code_key:
+            self.report.note(f"resuming at step {at.step} with code or inputs that changed since the state was saved")
             self.report.figures(resumed_across_code_change=1)
-        self.report.curve(self.at.curve)
-        return self.at.step
+        self.report.curve(at.curve)
+        if not at.finished:
+            self.report.note(f"resumed at step {at.step} of {self.schedule.steps}")
+        return at.step
 
-    def _check_options(self, info: dict[str, Any]) -> None:
-        now = asdict(self.options)
-        for name, value in info["options"].items():
-            if name not in _MAY_DIFFER_ON_RESUME and now.get(name) != value:
-                raise ValueError(
-                    f"saved state in {self.folder} was trained with {name}={value}, now {name}={now.get(name)}; "
-                    f"next: restore the old value to continue, or remove the folder to train from the start"
-                )
+    def _take_up(self, state: State) -> None:
+        at = self.at = self.states.take_up(state)
+        self.figures.load_state_dict(at.figures)
+        if at.micro_batch_rows:
+            self.updater.micro_batch_rows = min(self.updater.micro_batch_rows, at.micro_batch_rows)
+        if at.planned_steps:
+            self.schedule = replace(self.options.schedule, steps=at.planned_steps, warmup_done=at.warmup_done)
 
-    def save(self) -> None:
-        """Write the state (first rank), then publish the curve. TrainingDiverged rather than keep a lost model."""
-        for name, weight in self.model.named_parameters():
-            if not bool(torch.isfinite(weight).all()):
-                raise TrainingDiverged(
-                    f"step {self.at.step}: {name} holds values that are not finite; {self._advice()}"
-                )
-        if self.rank == 0:
-            tensors = {f"model/{k}": v for k, v in self.model.state_dict().items()}
-            tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.state_tensors().items()}
-            tensors["rng/cpu"] = torch.get_rng_state()
-            if self.model.device.type == "cuda":
-                tensors["rng/cuda"] = torch.cuda.get_rng_state(self.model.device)
-            loader = self.loader_state if self.prefetched is not None else self.batches.state_dict()
-            info = {"position": asdict(self.at), "options": asdict(self.options), "batches": loader}
-            save_state(self.folder, self.at.step, tensors, info)
-        self.report.curve(self.at.curve)
-        self.saved_at = time.monotonic()
+    def prepare(self) -> None:
+        """Choose how to compute, or take the choice the saved state was computed with."""
+        options, note = self.options, self.report.note
+        cache_folder = Path(options.cache_folder) if options.cache_folder else None
+        if self.at.finished:
+            return
+        if self.model.device.type == "cpu":
+            keep_freed_memory()
+        if self.at.compute:
+            apply(ComputeChoice.from_values(self.at.compute), self.model, cache_folder=cache_folder, note=note)
+            return
+        rows = self.updater.micro_batch_rows
+        step_rows, tokens = getattr(self.batches, "step_shape", None) or (rows, None)
+        if tokens is not None and not self.at.step:
+            rows = largest_micro_batch(
+                self.model, step_rows, tokens, most_rows=options.micro_batch_rows, note=note
+            ).rows
+            rows = self.updater.micro_batch_rows = min(exchange_json(rows, self.model.device))
+        choice = prepare_compute(
+            self.model,
+            self.model.device,
+            rows=min(rows, step_rows),
+            tokens=tokens,
+            micro_batches=-(-step_rows // rows),
+            steps_left=self.schedule.steps - self.at.step,
+            request=options.compile,
+            cache_folder=cache_folder,
+            note=note,
+        )
+        self.at.compute = asdict(choice)
+
+    def save(self, *, wait: bool = False, best: bool = False, row_is_open: bool = False) -> None:
+        """Take a state, unless the weights are lost: then the guard will go back, or, with `wait`, TrainingDiverged."""
+        self.drain()
+        at = self.at
+        lost = [name for name, weight in self.model.named_parameters() if not bool(torch.isfinite(weight).all())]
+        if lost and wait:
+            raise TrainingDiverged(f"step {at.step}: {lost[0]} holds values that are not finite; {self._advice()}")
+        if lost:
+            self.report.note(f"step {at.step}: no state is saved, {lost[0]} holds values that are not finite")
+            return
+        at.guard, at.figures = self.guard.state_dict(), self.figures.state_dict()
+        at.wall_seconds, at.states_saved = self._wall_seconds(), at.states_saved + 1
+        self.states.save(at, wait=wait, best=best, row_is_open=row_is_open)
+
+    def has_steps_left(self) -> bool:
+        """False when the last update has been judged; its judgement may lead back to an older state."""
+        if self.at.step >= self.schedule.steps:
+            self.drain()
+        return self.at.step < self.schedule.steps
+
+    def finish(self, evaluate: Evaluate | None) -> None:
+        """Evaluate the trained model and store that the run is finished."""
+        at = self.at
+        if at.step and self.last_update is not None and (not at.curve or at.curve[-1]["step"] != at.step):
+            self._add_row(self.last_update)  # a wall clock may end a run on a step where no row was due
+        if evaluate is not None:
+            self.save(wait=True, row_is_open=True)  # an evaluation that fails must not cost the run
+            at.evaluation = self.evaluate(evaluate)
+        at.finished = True
+        self.save(wait=True)
 
     # --- one step ------------------------------------------------------------------------------------------------
 
-    def agree(self, stop: bool) -> tuple[bool, bool]:
-        """What all ranks do: stop now (any rank asks), save after this step (the first rank's clock says so)."""
-        save = self.rank == 0 and time.monotonic() - self.saved_at >= self.options.checkpoint_seconds
-        if self.world_size == 1:
-            return stop, save
-        flags = sum_over_ranks(torch.tensor([float(stop), float(save)], device=self.model.device)).tolist()
-        return flags[0] > 0, flags[1] > 0
+    def agree(self, stop: bool) -> tuple[str, bool]:
+        """What all ranks do now: (why to stop, or nothing; whether to save). Several ranks ask about once a second."""
+        limit = self.options.limit_seconds
+        late = limit is not None and time.monotonic() - self.session_started >= limit
+        # While steps are skipped the weights stand still, and a new state would push out one from before.
+        save = self.at.step > 0 and not self.skipping and self.states.is_due()
+        if self.world_size > 1:
+            if self.at.step < self.next_agreement:
+                return "", False
+            pause = max(1.0, _AGREE_SECONDS / max(1e-3, self.step_seconds or _AGREE_SECONDS))
+            asked = [float(stop), *(float(x) if self.rank == 0 else 0.0 for x in (late, save, pause // 1))]
+            stop_, late_, save_, pause = sum_over_ranks(torch.tensor(asked, device=self.model.device)).tolist()
+            self.next_agreement = self.at.step + int(pause)
+            stop, late, save = stop_ > 0, late_ > 0, save_ > 0
+        return ("stopped on request" if stop else f"time limit of {limit:g} s reached" if late else ""), save
 
     def take_step(self) -> None:
-        """One update; afterwards `at` describes it."""
-        started, schedule, step = time.monotonic(), self.options.schedule, self.at.step
-        batch, self.prefetched = self.prefetched or self.batches.next(), None
-        counts = torch.tensor(
-            [float(batch.weights_BT.count_nonzero()), float(batch.ids_BT.numel())], dtype=torch.float64
-        )
-        count, tokens = sum_over_ranks(counts.float().to(self.model.device) if self.world_size > 1 else counts).tolist()
-        loss = batch_gradients(self.model, batch, self.options.micro_batch_rows, max(count, 1.0))
-        sum_gradients(self.model.parameters())
-        sum_over_ranks(loss)
-        self.optimizer.schedule(schedule.lr_factor(step), schedule.decay_factor(step), schedule.momentum_progress(step))
-        if count:  # nothing supervised: no gradient, and momentum alone must not move the weights
-            self.optimizer.step()
-        if self.model.device.type != "cpu" and getattr(self.batches, "prefetchable", False):
-            self.loader_state = self.batches.state_dict()
-            self.prefetched = self.batches.next()  # the device is still at work; .item() below waits for it
-        at = self.at
-        at.step, at.tokens, at.loss = step + 1, at.tokens + int(tokens), loss.item()
-        self._guard()
-        at.interval_sum, at.interval_steps = at.interval_sum + at.loss, at.interval_steps + 1
-        at.seconds += time.monotonic() - started
-        lr = self.options.matrix_lr * schedule.lr_factor(step)
-        self.report.progress(at.step, schedule.steps, int(tokens), at.loss, lr)
+        """Launch one update. Its outcome is read at once on a CPU, during the next update on CUDA."""
+        at, schedule, step, optimizer = self.at, self.schedule, self.at.step, self.options.optimizer
+        started = time.monotonic()
+        batch: Batch = self.batches.next()
+        waited = time.monotonic() - started
+        factor = schedule.lr_factor(step) * self.guard.lr_factor
+        self.optimizer.schedule(factor, schedule.decay_factor(step), schedule.momentum(step, optimizer))
+        update = self.updater.launch(batch, step + 1, self.guard.limit(), self._row_is_due(step + 1))
+        update.seconds_waited, update.learning_rates = waited, learning_rates(optimizer, factor)
+        at.step, at.tokens = step + 1, at.tokens + update.tokens
+        at.micro_batch_rows = self.updater.micro_batch_rows
+        previous, self.launched = self.launched, update
+        if previous is not None:
+            self._settle(previous)
+        if update.arrived is None:
+            self.drain()
 
-    def record(self, evaluate: Evaluate | None) -> None:
-        """Add a curve row when one is due, with an evaluation when one is due (the last one belongs to the end)."""
-        at, options = self.at, self.options
-        last = at.step == options.schedule.steps
-        due = bool(evaluate and options.eval_every and at.step % options.eval_every == 0 and not last)
-        if not (due or last or at.step % options.curve_interval == 0):
+    def drain(self) -> None:
+        """Read the outcome of the last update."""
+        update, self.launched = self.launched, None
+        if update is not None:
+            self._settle(update)
+
+    def _settle(self, update: Update) -> None:
+        at, outcome = self.at, update.outcome()
+        now = time.monotonic()
+        seconds, self.step_ended = now - self.step_ended, now
+        self.step_seconds = seconds
+        at.loss, at.seconds = outcome.loss, at.seconds + seconds
+        self.figures.add(
+            step=update.step,
+            tokens=update.tokens,
+            loss=outcome.loss,
+            seconds=seconds,
+            data_wait_seconds=update.seconds_waited,
+            norms=outcome.norms,
+            applied=outcome.applied,
+        )
+        if self.clock is not None:
+            self.clock.add_step(seconds)
+        if outcome.supervised_tokens and self._judge(update, outcome) == "roll_back":
             return
-        lr = options.matrix_lr * options.schedule.lr_factor(at.step - 1)
-        loss = at.interval_sum / at.interval_steps
-        at.curve.append({"step": at.step, "tokens": at.tokens, "loss": loss, "lr": lr})
-        at.interval_sum, at.interval_steps = 0.0, 0
-        if due and evaluate is not None:
-            self.evaluate(evaluate)
+        self.last_update = update
+        if self._row_is_due(update.step):
+            self._add_row(update)
+        lr = update.learning_rates["matrices"]
+        self.report.progress(update.step, self.schedule.steps, update.tokens, outcome.loss, lr)
+        if now - self.live_at >= _LIVE_SECONDS:
+            self.live_at = now
+            self.report.live(self.figures.live(update.step, self.schedule.steps))
+
+    def _add_row(self, update: Update) -> None:
+        self.figures.steps = self.schedule.steps
+        at, figures = self.at, self.figures.row(update.learning_rates, update.ratios)
+        later = self.launched.tokens if self.launched is not None and self.launched.step > update.step else 0
+        tokens = at.tokens - later
+        at.curve.append({"step": update.step, "tokens": tokens, "lr": update.learning_rates["matrices"], **figures})
+
+    def _row_is_due(self, step: int) -> bool:
+        last = step >= self.schedule.steps
+        return last or step % self.options.curve_interval == 0 or self._evaluation_is_due(step)
+
+    def _evaluation_is_due(self, step: int) -> bool:
+        every = self.options.eval_every
+        return bool(every and step % every == 0 and step < self.schedule.steps)
+
+    def between_steps(self, evaluate: Evaluate | None, sample: Sample | None) -> None:
+        """Evaluate, show samples and plan the end anew, where due."""
+        at, options = self.at, self.options
+        self.states.publish(at)
+        if self.clock is not None and (self.world_size == 1 or at.step % _PLAN_EVERY == 0):
+            self._plan(self.clock)
+        paused = time.monotonic()
+        if evaluate is not None and self._evaluation_is_due(at.step):
+            self.save(row_is_open=True)
+            if self.at.step == at.step:  # and not rolled back just now
+                self._keep_best(self.evaluate(evaluate))
+        if sample is not None and options.sample_every and at.step % options.sample_every == 0 and self.rank == 0:
+            self.drain()
+            sample(self.model, at.step)
+        self.step_ended += time.monotonic() - paused
+
+    def _keep_best(self, values: dict[str, float]) -> None:
+        value = values.get(BEST_BY)
+        if value is not None and value < self.at.best.get("value", float("inf")):
+            self.at.best = {"step": self.at.step, "value": value}
+            self.save(best=True)
+
+    def _plan(self, clock: WallClock) -> None:
+        at = self.at
+        at_end = at.evaluation_seconds
+        if not at_end and at.step:
+            tokens_per_second = at.tokens / max(at.seconds, 1e-9)
+            at_end = self.options.evaluation_tokens / (3.0 * tokens_per_second)  # forward is a third of a step
+        steps = clock.plan(self.schedule, at.step, self._wall_seconds(), at_end).steps if self.rank == 0 else 0
+        if self.world_size > 1:
+            steps = int(sum_over_ranks(torch.tensor(float(steps), device=self.model.device)).item())
+        self.schedule = self.schedule.replanned(steps, at.step)
+        at.planned_steps, at.warmup_done = self.schedule.steps, self.schedule.warmup_done
 
     def evaluate(self, evaluate: Evaluate) -> dict[str, float]:
         """Evaluate and enter the values in the newest curve row."""
+        started = time.monotonic()
+        self.drain()
         self.model.eval()
         values = {name: float(value) for name, value in evaluate(self.model).items()}
         self.model.train()
@@ -257,24 +341,51 @@ class _Run:
             self.at.curve[-1].update(values)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.report.note(f"step {self.at.step}: {shown}")
+        self.at.evaluation_seconds = time.monotonic() - started
         return values
 
-    def _guard(self) -> None:
-        """TrainingDiverged if the loss is lost; otherwise move the running mean."""
-        at, limit = self.at, self.options.spike_nats
-        if not math.isfinite(at.loss):
-            raise TrainingDiverged(f"step {at.step}: the loss is {at.loss}; {self._advice()}")
-        if limit is not None and at.step > _STEPS_BEFORE_GUARD and at.loss > at.mean_loss + limit:
-            at.high_losses += 1
-            if at.high_losses >= _STEPS_IN_A_ROW:
-                raise TrainingDiverged(
-                    f"step {at.step}: the loss jumped to {at.loss:.3f}, for {at.high_losses} steps more than {limit} "
-                    f"above its running mean {at.mean_loss:.3f}; {self._advice()}"
-                )
-            return
-        at.high_losses = 0
-        at.mean_loss = at.loss if at.step == 1 else 0.9 * at.mean_loss + 0.1 * at.loss
+    # --- divergence ----------------------------------------------------------------------------------------------
+
+    def _judge(self, update: Update, outcome: Outcome) -> str:
+        """What the guard says of a step, carried out: tell of a skipped one, go back to a saved state, or give up."""
+        rows = "" if outcome.applied else rows_in_words(update.rows, self.model.device)
+        verdict = self.guard.judge(
+            update.step,
+            outcome.loss,
+            outcome.gradient_norm,
+            limit=update.loss_limit,
+            rate=update.learning_rates["matrices"],
+            rows=rows,
+        )
+        self.skipping = verdict.action != "ok"
+        if verdict.action == "ok":
+            return "ok"
+        if not outcome.applied:
+            self.at.skipped_steps += 1
+        self.report.note(verdict.text)
+        if verdict.action == "fail":
+            raise TrainingDiverged(verdict.text)
+        if verdict.action == "roll_back":
+            self._roll_back(verdict)
+        return verdict.action
+
+    def _roll_back(self, verdict: Verdict) -> None:
+        self.states.close()  # the newest state may still be on its way to the disk
+        state = self.states.load(before=verdict.before)
+        if state is None:
+            raise TrainingDiverged(f"{verdict.text}; no state was saved before that; {self._advice()}")
+        skipped, rollbacks = self.at.skipped_steps, self.at.rollbacks + 1
+        self.launched = None
+        self._take_up(state)
+        self.at.skipped_steps, self.at.rollbacks = skipped, rollbacks
+        factor = self.guard.rolled_back(self.at.step)
+        self.next_agreement = 0
+        self.report.note(f"went back to step {self.at.step}, learning rates times {factor:g}")
+        self.save(wait=True)  # a run killed now must not go back to the old rates
 
     def _advice(self) -> str:
-        lr = self.options.matrix_lr * self.options.schedule.lr_factor(max(self.at.step - 1, 0))
+        lr = self.options.optimizer.matrix_lr * self.schedule.lr_factor(max(self.at.step - 1, 0)) * self.guard.lr_factor
         return f"matrix learning rate {lr:.3g}; next: lower learning_rate_scale or lengthen warmup_fraction"
+
+    def _wall_seconds(self) -> float:
+        return self.wall_seconds_before + time.monotonic() - self.session_started

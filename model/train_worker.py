@@ -1,19 +1,22 @@
 """A training job as a file, run in this process or in every rank that torchrun starts.
 
-    python -m model.train_worker launch job.json PROCESSES PARENT    starts the ranks; dies with its parent
-    torchrun ... -m model.train_worker job.json                one rank
+    python -m model.rank_launcher job.json '{"processes": 8}' PARENT    starts the ranks
+    torchrun ... -m model.train_worker job.json NODE                    one rank
 
-The first rank reports through `<resume folder>/reports.jsonl`, one JSON object a line (progress, curve, note, figures,
-result, interrupted, error). All stop when a file named `stop` appears in the resume folder.
+The first rank reports through `<resume folder>/reports.jsonl`, one JSON object a line (progress, live, curve, note,
+figures, result, interrupted); every rank that fails adds one (failure). All stop when a file named `stop` appears in
+the resume folder. When a rank is lost the group starts again and continues from the newest state; not so when a rank
+has refused the job (a ValueError): its message is then in the file `refused`.
 """
 
-import ctypes
 import json
 import os
 import signal
 import sys
+import types
+import typing
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +25,22 @@ import torch
 from model.batches import RowBatches
 from model.bits_per_byte import bits_per_byte
 from model.checkpoint import load_weights
+from model.float8 import check_float8
 from model.gpt import GPT, GPTConfig
 from model.prefetch import Prefetcher
-from model.ranks import rank_and_world_size
+from model.rank_launcher import die_with_parent
+from model.rank_reports import FileReporter
+from model.ranks import any_over_ranks, rank_and_world_size
+from model.sharding import shard
+from model.tokenizer import Tokenizer
 from model.train_loop import train
-from model.train_options import LoopOptions, Reporter, Schedule, TrainingInterrupted, TrainResult
+from model.train_options import LoopOptions, Reporter, TrainingInterrupted, TrainResult
+from model.train_samples import TrainingSamples, fixed_prompts
 
-REPORTS, STOP = "reports.jsonl", "stop"
-_PR_SET_PDEATHSIG = 1
+REPORTS, STOP, REFUSED = "reports.jsonl", "stop", "refused"
+SAMPLES = "samples.jsonl"
+_EVALUATION_ROWS = 16
+"""Rows an evaluation computes at once where the micro-batch is left to the loop."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +65,21 @@ class TrainJob:
     """CPU threads of one rank; 0 leaves torch's own choice."""
     tokenizer_sha256: str | None = None
     """The tokenizer the rows must have been written with; None does not ask."""
+    tokenizer: Path | None = None
+    """Its file, for samples during training; None takes none."""
+    shard_model: bool = False
+    """Spread weights and gradients over the ranks (model/sharding.py); no samples then, and nothing is compiled."""
+    recompute: bool = False
+    """Compute each layer's activations again in the backward pass."""
+    float8: bool = False
+    """8-bit products in training."""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), default=str, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "TrainJob":
-        values = json.loads(path.read_text(encoding="utf-8"))
-        options = values["options"] | {"schedule": Schedule(**values["options"]["schedule"])}
-        return cls(
-            **values
-            | {
-                "config": GPTConfig(**values["config"]),
-                "rows": Path(values["rows"]),
-                "init": Path(values["init"]) if values["init"] else None,
-                "options": LoopOptions(**options),
-                "resume_folder": Path(values["resume_folder"]),
-            }
-        )
+        return _typed(cls, json.loads(path.read_text(encoding="utf-8")))
 
 
 def run_job(job: TrainJob, report: Reporter, stop_requested: Callable[[], bool]) -> tuple[GPT, TrainResult]:
@@ -100,31 +108,43 @@ def run_job(job: TrainJob, report: Reporter, stop_requested: Callable[[], bool])
             f"{job.rows}: rows of {batches.tokens_per_row} tokens over {batches.source.vocab_size} ids do not fit the "
             f"model (sequence_length={job.config.sequence_length}, vocab_size={job.config.vocab_size})"
         )
-    device = _device_of_rank(job.device, world_size)
-    model = _build(job).to(device)
+    device, sharded = _device_of_rank(job.device, world_size), job.shard_model and world_size > 1
+    if job.float8:
+        check_float8(device)
+    model = shard(_build(job), device) if sharded else _build(job).to(device)
     prefetched = Prefetcher(batches, device=device)
+    micro_batch_rows = job.options.micro_batch_rows or _EVALUATION_ROWS
 
     def evaluate(trained: GPT) -> dict[str, float]:
-        found = bits_per_byte(trained, job.rows, "val", job.bytes_per_id, job.eval_rows, job.options.micro_batch_rows)
+        found = bits_per_byte(trained, job.rows, "val", job.bytes_per_id, job.eval_rows, micro_batch_rows)
         return {"val_bpb": found["bpb"], "val_nats": found["nats"]}
 
     try:
         result = train(
             model,
             prefetched,
-            job.options,
+            replace(job.options, compile="off") if sharded else job.options,
             resume_folder=job.resume_folder,
             report=report,
             stop_requested=stop_requested,
             evaluate=evaluate if job.eval_rows else None,
+            sample=_samples(job, report) if rank == 0 and not sharded else None,
         )
     finally:
         prefetched.close()
     return model, result
 
 
+def _samples(job: TrainJob, report: Reporter) -> TrainingSamples | None:
+    if job.tokenizer is None:
+        return None
+    tokenizer = Tokenizer.from_file(job.tokenizer)
+    prompts = fixed_prompts(job.rows, tokenizer, "val" if job.eval_rows else "train")
+    return TrainingSamples(tokenizer, prompts, job.resume_folder / SAMPLES, report.note, seed=job.options.seed)
+
+
 def _build(job: TrainJob) -> GPT:
-    model = GPT(job.config)
+    model = GPT(job.config, recompute=job.recompute, float8=job.float8)
     if job.init is None:
         model.init_weights(job.options.seed)
         return model
@@ -143,71 +163,66 @@ def _device_of_rank(device: str, world_size: int) -> torch.device:
     return torch.device(device)
 
 
-class FileReporter:
-    """Appends reports as JSON lines; ranks other than the first stay silent."""
-
-    def __init__(self, path: Path, active: bool) -> None:
-        self._file = path.open("a", encoding="utf-8") if active else None
-
-    def write(self, kind: str, **values: Any) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps({"kind": kind, **values}) + "\n")
-            self._file.flush()
-
-    def progress(self, step: int, steps: int, tokens: int, loss: float, lr: float) -> None:
-        self.write("progress", step=step, steps=steps, tokens=tokens, loss=loss, lr=lr)
-
-    def curve(self, rows: list[dict[str, float]]) -> None:
-        self.write("curve", rows=rows)
-
-    def note(self, text: str) -> None:
-        self.write("note", text=text)
-
-    def figures(self, **values: float) -> None:
-        self.write("figures", values=values)
+def _typed(kind: Any, value: Any) -> Any:
+    """A value read from JSON as the type a field is declared with: dataclasses inside each other, paths, options."""
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        kinds = [k for k in typing.get_args(kind) if k is not type(None)]
+        return None if value is None else _typed(kinds[0], value) if len(kinds) == 1 else value
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _typed(hints[name], entry) for name, entry in value.items()})
+    if typing.get_origin(kind) is tuple:
+        return tuple(value)
+    return Path(value) if kind is Path else value
 
 
-def die_with_parent(expected_parent: int) -> None:
-    """Linux: have the kernel kill this process when its parent dies; elsewhere torchrun's own clean-up has to do."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != expected_parent:  # it died before the call
-            os._exit(1)
+def _join_group(job: TrainJob, rank: int) -> torch.device:
+    """Meet the other ranks where torchrun says; -> this rank's device."""
+    world_size = int(os.environ["WORLD_SIZE"])
+    device = _device_of_rank(job.device, world_size)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # A store of this attempt's own: addresses left by ranks of an earlier one must not be found.
+    store = torch.distributed.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        world_size,
+        is_master=os.environ["RANK"] == "0",
+    )
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    return device
 
 
-def _run_rank(path: Path) -> None:
+def _run_rank(path: Path, node: int) -> None:
     die_with_parent(os.getppid())
     job = TrainJob.read(path)
-    rank, stop_file = int(os.environ["RANK"]), job.resume_folder / STOP
-    if job.device.startswith("cuda"):
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("nccl" if job.device.startswith("cuda") else "gloo")
-    report = FileReporter(job.resume_folder / REPORTS, active=rank == 0)
+    # torchrun numbers machines by address; saving and reporting belong to the one called 0.
+    rank = node * int(os.environ["LOCAL_WORLD_SIZE"]) + int(os.environ["LOCAL_RANK"])
+    again = (path.parent / REPORTS).exists()  # not torchrun's count: it leaves out failures of other machines
+    report = FileReporter(path.parent / REPORTS, active=rank == 0)
     signalled: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: signalled.append(number))
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     try:
+        device = _join_group(job, rank)
+        if any_over_ranks((path.parent / REFUSED).exists(), device=device)[0]:
+            return  # successfully, so that torchrun does not start again
+        if again:
+            report.note("a training process was lost; all started again from the newest state")
+        stop_file = path.parent / STOP
         _, result = run_job(job, report, lambda: bool(signalled) or stop_file.exists())
         report.write("result", **asdict(result))
     except TrainingInterrupted as interruption:
         report.write("interrupted", text=str(interruption))
     except ValueError as error:
-        report.write("error", text=str(error))
+        (path.parent / REFUSED).write_text(str(error), encoding="utf-8")
         raise
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def _launch(path: str, processes: str, expected_parent: str) -> None:
-    """torchrun inside this process, so that one kernel signal reaches launcher and ranks when the stage dies."""
-    die_with_parent(int(expected_parent))
-    from torch.distributed.run import main as torchrun
-
-    rendezvous = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
-    torchrun([*rendezvous, f"--nproc-per-node={processes}", "-m", "model.train_worker", path])
+    except Exception as error:
+        report.write("failure", rank=rank, attempt=restarts, text=f"{type(error).__name__}: {error}")
+        raise
+    torch.distributed.destroy_process_group()  # not after an error: it might wait for a process that is gone
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "launch":
-        _launch(*sys.argv[2:5])
-    else:
-        _run_rank(Path(sys.argv[1]))
+    _run_rank(Path(sys.argv[1]), int(sys.argv[2]))

@@ -23,14 +23,12 @@ from pipeline_math.loss_law import (
     CHINCHILLA_E,
     expected_bits_per_byte,
 )
-from pipeline_math.memory_constants import DEVICE_CONTEXT_BYTES, HOST_PROCESS_BYTES
+from pipeline_math.memory_constants import DEVICE_CONTEXT_BYTES, HOST_PROCESS_BYTES, USEFUL_MICRO_BATCH_TOKENS
 from pipeline_math.model_flops_vram import ModelShape, power_of_two_floor
 from pipeline_math.pretrain_step import BATCH_AT_REFERENCE, power_lines_batch_tokens
 from pipeline_math.step_time import training_step_seconds, uses_explicit_attention
 from pipeline_math.training_memory import MemoryBreakdown, MemoryOptions, StaticBytes
 
-USEFUL_MICRO_BATCH_TOKENS = {"cpu": 8192, "gpu": 65536}
-"""Tokens of a micro-batch beyond which throughput no longer grows. CPU: measured; GPU: ASSUMPTION."""
 PARAMETER_HALF_LIFE = 5.309743
 """R*_N of Muennighoff 2023 (arXiv 2305.16264, appendix A): parameters in excess lose value faster than repeats."""
 

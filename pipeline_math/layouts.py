@@ -20,6 +20,7 @@ from pipeline_math.model_flops_vram import (
     total_parameters,
     windowed_flops_per_token,
 )
+from pipeline_math.research_layout import ResearchExtras, pattern_windows
 from pipeline_math.static_memory import StaticBytes, default_static
 from pipeline_math.training_memory import CHUNK_LOGIT_BYTES, LOSS_CHUNK_TOKENS
 
@@ -68,19 +69,9 @@ DEFAULT = Layout(
 )
 
 
-def short_window_tokens(tokens_per_row: int) -> int:
-    """S of the layout "SSSL": a quarter of the row, rounded up to a multiple of 128 tokens (karpathy/nanochat)."""
-    whole(1, tokens_per_row=tokens_per_row)
-    return -(-(tokens_per_row // 4) // 128) * 128
-
-
 def sssl_windows(n_layers: int, tokens_per_row: int) -> list[int]:
     """Window of each layer in tokens: three short, one full, repeated; the last layer is always full."""
-    whole(1, n_layers=n_layers)
-    short = short_window_tokens(tokens_per_row)
-    windows = [tokens_per_row if layer % 4 == 3 else short for layer in range(n_layers)]
-    windows[-1] = tokens_per_row
-    return windows
+    return pattern_windows("SSSL", n_layers, tokens_per_row)
 
 
 def useful_keys(windows: list[int], tokens_per_row: int) -> list[float]:
@@ -143,3 +134,22 @@ RESEARCH = Layout(
     logit_bytes=FULL_LOGIT_BYTES,
     fixed_bytes=lambda shape: 0.0,
 )
+
+
+def research_layout(extras: ResearchExtras) -> Layout:
+    """The layout of our own research models: trained as the default one is, in fp32 with the loss in chunks.
+
+    Activations are counted as those of the default layout; `training_memory` takes the extras' own.
+    """
+    return Layout(
+        name=f"research: {extras}",
+        shape=shape_of_depth,
+        total_parameters=extras.total_parameters,
+        scaling_parameters=extras.scaling_parameters,
+        train_flops_per_token=extras.train_flops_per_token,
+        static_bytes=extras.static_bytes,
+        compiled=False,
+        activation_bytes=EAGER_ACTIVATION_BYTES,
+        logit_bytes=0.0,
+        fixed_bytes=_one_loss_chunk,
+    )

@@ -25,6 +25,8 @@ RESERVED_OVER_ALLOCATED = 1.15
 """Allocator fragmentation and workspaces: reserved over allocated bytes; modded-nanogpt logs have 1.04 to 1.52."""
 USABLE_MEMORY_SHARE = 0.92
 """Share of a device's memory a plan fills; the rest is a margin."""
+USEFUL_MICRO_BATCH_TOKENS = {"cpu": 8192, "gpu": 65536}
+"""Tokens of a micro-batch beyond which throughput no longer grows. CPU: measured; GPU: ASSUMPTION."""
 DEVICE_CONTEXT_BYTES = 1.0e9
 """Memory a CUDA context takes before the first tensor: 0.3-2 GiB."""
 HOST_PROCESS_BYTES = 4.0e8

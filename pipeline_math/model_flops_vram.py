@@ -20,8 +20,8 @@ FLOPS_CONVENTIONS = {
     "chinchilla without embedding": "the same without the 2 V d of the embedding, which is a look-up",
 }
 """Names and formulas of `flops_by_convention`."""
-QUERY_BLOCK = 256
-"""Queries our explicit attention handles at once (model.attention.QUERY_BLOCK)."""
+QUERY_BLOCK, SMALL_QUERY_BLOCK = 256, 128
+"""Queries our explicit and our blocked attention handle at once (model.attention has the same names)."""
 RECOMPUTED = ("none", "selective", "full")
 """What the backward pass computes again: nothing, the attention products, all layers (arXiv 2205.05198)."""
 
@@ -183,15 +183,20 @@ def causal_window(window_tokens: int, tokens_per_row: int) -> float:
     return window - window**2 / (2 * tokens_per_row) + window / (2 * tokens_per_row)
 
 
-def blocked_keys(tokens_per_row: int, query_block: int = QUERY_BLOCK) -> float:
+def blocked_keys(tokens_per_row: int, query_block: int = QUERY_BLOCK, window: int | None = None) -> float:
     """Mean keys per query when queries go in blocks that skip the keys wholly in their future, as ours do on a CPU.
 
-    sum over blocks of (queries * last key) / T; equals T for a row of one block, (T + block) / 2 for whole blocks.
+    sum over blocks of (queries * keys they may see) / T; equals T for a row of one block, (T + block) / 2 for whole
+    blocks. With a window (the keys i - window < j <= i) a block also skips what lies before that of its first query.
     """
-    whole(1, tokens_per_row=tokens_per_row, query_block=query_block)
-    ends = [min(start + query_block, tokens_per_row) for start in range(0, tokens_per_row, query_block)]
-    starts = [0, *ends[:-1]]
-    return sum((end - start) * end for start, end in zip(starts, ends, strict=True)) / tokens_per_row
+    whole(
+        1, tokens_per_row=tokens_per_row, query_block=query_block, window=tokens_per_row if window is None else window
+    )
+    total = 0
+    for start in range(0, tokens_per_row, query_block):
+        end = min(start + query_block, tokens_per_row)
+        total += (end - start) * (end - (0 if window is None else max(0, start - window + 1)))
+    return total / tokens_per_row
 
 
 def checkpoint_bytes(shape: ModelShape, bytes_per_parameter: int = 4) -> int:

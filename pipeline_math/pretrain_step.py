@@ -12,6 +12,8 @@ WIDTH_AT_REFERENCE = 768
 """Its channels."""
 BATCH_EXPONENT = 0.383
 """Growth of the best batch with training tokens, Power Lines (arXiv 2505.13738)."""
+LEAST_LEARNING_RATE_FACTOR = 0.75
+"""Factor on all learning rates below which small batches only lost, see `learning_rate_factor_of_small_runs`."""
 NEWTON_SCHULZ_STEPS = 5
 """Iterations that orthogonalise an update."""
 
@@ -58,6 +60,18 @@ def power_lines_batch_tokens(train_tokens: float) -> int:
 def learning_rate_factor(batch_tokens: float) -> float:
     """Factor on all learning rates, sqrt(B / 2^19) (nanochat). ASSUMPTION there: Muon follows AdamW's rule."""
     return math.sqrt(batch_tokens / BATCH_AT_REFERENCE)
+
+
+@checked
+def learning_rate_factor_of_small_runs(batch_tokens: float, least: float = LEAST_LEARNING_RATE_FACTOR) -> float:
+    """max(least, sqrt(B / 2^19)): the rule where it was made, a constant below 2^19 least^2 (0.3 M) tokens per step.
+
+    The square root says 0.125 at 8,192 tokens and 0.0625 at 2,048. Measured there (docs/experiments.md, d4, 0.5 to
+    3 M tokens): bits per byte fell up to the factor 1.0, and 0.75 at 2,048 tokens taught what the rule did not; at d2
+    the matrices alone were best at 1.5 of 0.75, 1.5 and 3 (one seed, 80 steps). Between 8,192 and 2^18 tokens nothing
+    was measured: the constant joins the two ranges and is an interpolation.
+    """
+    return max(least, learning_rate_factor(batch_tokens))
 
 
 def width_learning_rate_factor(d_model: int) -> float:

@@ -15,7 +15,10 @@ from pipeline_math.model_flops_vram import ModelShape, block_parameters, blocked
 from pipeline_math.pretrain_step import muon_step_flops
 
 LONGEST_EXPLICIT_ROW = 512
-"""Rows up to which a CPU with bf16 products forms the score matrix; a test compares it with the model's own."""
+"""Rows up to which a CPU with bf16 products is taken to form the score matrix; a test compares it with the model's own.
+
+ASSUMPTION of a forecast: a run measures the paths (model/attention_probe.py) and takes the fastest, which for longer
+rows or fp32 may form scores, too. `explicit_attention` among a stage's amounts overrides this."""
 _PASS_BYTES = 4.0
 
 
@@ -95,7 +98,7 @@ def forward_terms(hardware: Hardware, shape: ModelShape, tokens: float, devices:
 
 
 def uses_explicit_attention(hardware: Hardware, tokens_per_row: int) -> bool:
-    """True where the model's automatic choice forms the score matrix."""
+    """True where the model's automatic choice forms the score matrix if nothing was measured."""
     return hardware.kind == "cpu" and hardware.precision() == "bf16" and tokens_per_row <= LONGEST_EXPLICIT_ROW
 
 

@@ -24,14 +24,21 @@ from pipeline_math.model_flops_vram import (
     blocked_keys,
     shape_block_parameters,
 )
+from pipeline_math.research_layout import ResearchExtras
 from pipeline_math.static_memory import StaticBytes
 
 EAGER_LOGIT_BYTES = 12.0
 """Bytes per logit when all are kept without a compiler: product or its fp32 copy, tanh, gradient, 4 bytes each."""
 CHUNK_LOGIT_BYTES = 12.0
-"""Bytes per logit of one chunk in our chunked loss: three fp32 arrays (also the figure of Liger, arXiv 2410.10989)."""
+"""Upper bound of bytes per logit of one chunk in our chunked loss: the logits, which their gradient overwrites, and two
+fp32 arrays (also the figure of Liger, arXiv 2410.10989). On a CPU the two exist for a block of the chunk only."""
 LOSS_CHUNK_TOKENS = {"cpu": 512, "gpu": 8192}
 """Tokens whose logits exist at once in our loss, by kind of device (model.loss.CHUNK_TOKENS)."""
+LOSS_BLOCK_LOGITS = 2**18
+"""Logits per CPU thread that our loss works on at once in fp32 (model.loss.BLOCK_LOGITS)."""
+
+NORM_BLOCK_VALUES = 2**17
+"""Values per CPU thread whose fp32 copies our norms hold at once (model.norms.BLOCK_VALUES)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,13 @@ class MemoryOptions:
     chunked_loss: bool = True
     """False keeps the logits of all tokens."""
     explicit_attention: bool = False
-    """The score matrix is formed, in blocks of QUERY_BLOCK queries; excludes `compiled`."""
+    """The score matrix is formed, in blocks of `query_block` queries; excludes `compiled`."""
+    query_block: int = QUERY_BLOCK
+    """QUERY_BLOCK on the explicit path, SMALL_QUERY_BLOCK on the blocked one."""
+    threads: int = 1
+    """Of a CPU: each has its own block of logits."""
+    research: ResearchExtras | None = None
+    """Extras of a research model; None: the default layout."""
     reserved_over_allocated: float | None = None
     """None takes the kind's."""
     context_bytes: float = DEVICE_CONTEXT_BYTES
@@ -89,6 +102,7 @@ class MemoryOptions:
             raise ValueError(f"kind={self.kind!r}: allowed are {', '.join(LOSS_CHUNK_TOKENS)}")
         if self.compiled and self.explicit_attention:
             raise ValueError("explicit_attention=True: with compiled=True allowed is False, K holds no score matrix")
+        whole(1, threads=self.threads, query_block=self.query_block)
         not_negative(context_bytes=self.context_bytes, reserved_over_allocated=self.reserved)
         if self.reserved < 1:
             raise ValueError(f"reserved_over_allocated={self.reserved}: allowed are numbers from 1 up")
@@ -113,48 +127,81 @@ def layer_activation_bytes(shape: ModelShape, rows: int, options: MemoryOptions)
     per_token += 2 * e * d if options.kind == "gpu" else 0
     if not options.explicit_attention:
         per_token += 4 * shape.n_heads
-    elif rows > 1 and shape.n_kv_heads > 1:
+    elif _copies_queries(shape, rows, options):
         per_token += e * (d + kv)
     return float(per_token * rows * shape.tokens_per_row)
 
 
+def _copies_queries(shape: ModelShape, rows: int, options: MemoryOptions) -> bool:
+    return options.explicit_attention and rows > 1 and shape.n_kv_heads > 1
+
+
+def research_bytes(shape: ModelShape, rows: int, options: MemoryOptions) -> float:
+    """Bytes that all extras of a research model keep, with recomputation those of one layer; 0 for the default."""
+    if options.research is None:
+        return 0.0
+    count = options.research.recomputed_layer_bytes if options.recompute else options.research.kept_bytes
+    return count(shape, rows, options.activation_bytes, options.kind, _copies_queries(shape, rows, options))
+
+
 def explicit_attention_bytes(
-    n_layers: int, n_heads: int, tokens_per_row: int, rows: int, bytes_per_element: int, query_block: int = QUERY_BLOCK
+    n_layers: int,
+    n_heads: int,
+    tokens_per_row: int,
+    rows: int,
+    bytes_per_element: int,
+    query_block: int = QUERY_BLOCK,
+    window: int | None = None,
 ) -> float:
     """Bytes of the attention weights kept for the backward pass where the score matrix is formed: L B H T w e.
 
     w = `blocked_keys`: queries go in blocks that skip wholly future keys. 0 with a fused kernel.
     """
     whole(0, n_layers=n_layers, n_heads=n_heads, rows=rows, bytes_per_element=bytes_per_element)
-    keys = blocked_keys(tokens_per_row, query_block)
+    keys = blocked_keys(tokens_per_row, query_block, window)
     return n_layers * rows * n_heads * tokens_per_row * keys * bytes_per_element
 
 
+def _score_bytes(shape: ModelShape, rows: int, options: MemoryOptions) -> list[float]:
+    """Per layer what attention keeps that grows with T^2: the weights, or a CPU's fused kernel the mask of a window."""
+    e, tokens = options.activation_bytes, shape.tokens_per_row
+    windows = [tokens] * shape.n_layers if options.research is None else options.research.windows(shape)
+    if options.explicit_attention:
+        block = options.query_block
+        return [explicit_attention_bytes(1, shape.n_heads, tokens, rows, e, block, window) for window in windows]
+    return [float(e * tokens**2) if window < tokens and options.kind == "cpu" else 0.0 for window in windows]
+
+
 def loss_bytes(shape: ModelShape, rows: int, options: MemoryOptions) -> float:
-    """Bytes of the loss. Chunked: one chunk's logits, the head's gradient and bf16 copy, that of the hidden states."""
+    """Bytes of the loss. Chunked: one chunk's logits and what is made from them at the product that gives the head's
+    gradient; the head scaled, its gradient and that product; the gradient of the hidden states."""
     e, tokens, head = options.activation_bytes, rows * shape.tokens_per_row, shape.vocab_size * shape.d_model
     if not options.chunked_loss:
         per_logit = FULL_LOGIT_BYTES if options.compiled else EAGER_LOGIT_BYTES + (2 if e == 2 else 0)
         return tokens * shape.vocab_size * per_logit
     chunk = min(tokens, LOSS_CHUNK_TOKENS[options.kind])
-    softmax = chunk * shape.vocab_size * CHUNK_LOGIT_BYTES
-    head_gradient = chunk * shape.vocab_size * (12 if e == 2 else 8) + e * head
-    return max(softmax, head_gradient) + head * (6 if e == 2 else 4) + e * shape.d_model * tokens
+    block = chunk
+    if options.kind == "cpu":
+        block = min(chunk, max(1, LOSS_BLOCK_LOGITS * options.threads // shape.vocab_size))
+    widened = 4 if e == 2 and options.kind == "cpu" else 0  # a CPU adds bf16 to fp32 by way of an fp32 copy
+    return shape.vocab_size * (e * chunk + 8.0 * block) + head * (4 + 2 * e + widened) + e * shape.d_model * tokens
 
 
 def _backward_bytes(shape: ModelShape, rows: int, options: MemoryOptions) -> tuple[float, float]:
     """Most bytes the backward pass needs beside what is kept, without a compiler: (in loss or last norm, in a layer).
 
-    In a layer: in its MLP or in its explicit attention, less what its MLP has freed by then. Derived from model/ and
-    checked against torch's own record of allocations.
+    In a layer: in its MLP or in its explicit attention, less what its MLP has freed by then. A value embedding's
+    gradient, 4 V Hkv q, is less than the head took in the loss. Checked against torch's own record of allocations.
     """
     e, d, tokens = options.activation_bytes, shape.d_model, rows * shape.tokens_per_row
-    loss = 2.0 * e * d * tokens + 8.0 * shape.vocab_size * d * options.chunked_loss
-    norm = tokens * d * (e + (12.0 if e == 2 else 8.0))  # fp32 copies of both operands only where they are bf16
-    mlp = tokens * e * (d + shape.mlp_width)
+    loss = 0.0 if options.chunked_loss else 2.0 * e * d * tokens  # ours hands on what it made with the loss
+    norm = 2.0 * e * d * tokens  # gradient in and out; fp32 copies of both operands only where they are bf16
+    if options.kind == "cpu":
+        norm += (12.0 if e == 2 else 8.0) * min(tokens * d, NORM_BLOCK_VALUES * options.threads)
+    mlp = float(tokens * e * (d + shape.mlp_width))
     if not options.explicit_attention:
-        return max(loss, norm), float(mlp)
-    block = min(QUERY_BLOCK, shape.tokens_per_row)
+        return max(loss, norm), mlp
+    block = min(options.query_block, shape.tokens_per_row)
     scores = 2.0 * rows * shape.n_heads * block * shape.tokens_per_row * e
     return max(loss, norm), max(mlp, scores + tokens * e * (4.0 * d - 2 * shape.mlp_width))
 
@@ -164,15 +211,16 @@ def _eager_activations(shape: ModelShape, rows: int, options: MemoryOptions, log
     e, tokens = options.activation_bytes, rows * shape.tokens_per_row
     ends = float(tokens * (2 * e * shape.d_model + 8))  # what the first and the last norm keep
     layer = layer_activation_bytes(shape, rows, options)
-    scores = 0.0
-    if options.explicit_attention:
-        scores = explicit_attention_bytes(1, shape.n_heads, shape.tokens_per_row, rows, e)
+    scores = _score_bytes(shape, rows, options)
     outside, inside = _backward_bytes(shape, rows, options)
+    extras = research_bytes(shape, rows, options)
     if options.recompute:
-        inputs = float((shape.n_layers - 1) * tokens * shape.d_model * e)  # the first layer's is kept by its norm
-        return inputs + ends + max(0.0, outside - logits, layer + scores + inside - logits), 0.0
-    kept = shape.n_layers * layer + ends
-    return kept + max(0.0, outside - logits, inside - logits), shape.n_layers * scores
+        stream = float(tokens * shape.d_model * e)  # the first layer's input is kept by its norm
+        again = max(kept - later * stream for later, kept in enumerate(reversed(scores)))
+        inputs = (shape.n_layers - 1) * stream
+        return inputs + ends + max(0.0, outside - logits, layer + extras + again + inside - logits), 0.0
+    kept = shape.n_layers * layer + ends + extras
+    return kept + max(0.0, outside - logits, inside - logits), sum(scores)
 
 
 def _compiled_activations(shape: ModelShape, rows: int, options: MemoryOptions) -> float:
@@ -180,6 +228,7 @@ def _compiled_activations(shape: ModelShape, rows: int, options: MemoryOptions) 
     e, tokens, d = options.activation_bytes, shape.tokens_per_row, shape.d_model
     layers = 1 if options.recompute else shape.n_layers
     kept = training_memory_bytes(layers, d, 1, tokens, rows, 0.0, COMPILED_ACTIVATION_BYTES * e / 2, 0.0)
+    kept += research_bytes(shape, rows, options)  # ASSUMPTION: the compiler keeps what the extras keep without it
     return kept + (shape.n_layers * rows * tokens * d * e if options.recompute else 0.0)
 
 
@@ -199,7 +248,10 @@ def training_memory(
     else:
         kept, scores = _eager_activations(shape, rows, options, logits)
         layers_with_copies = 1 if options.recompute else shape.n_layers
-        copies = 2.0 * shape_block_parameters(shape) * layers_with_copies / shape.n_layers
+        matrices = shape_block_parameters(shape)
+        if options.research is not None:
+            matrices += options.research.extra_parameters(shape)["gates"]
+        copies = 2.0 * matrices * layers_with_copies / shape.n_layers
     return MemoryBreakdown(
         weights_bytes=static.weights_bytes + (copies if options.activation_bytes == 2 else 0.0),
         gradients_bytes=static.gradients_bytes,

@@ -5,17 +5,16 @@ into MLflow and metrics/<stage>.json; so a tracking server that is down can neve
 """
 
 import json
-import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks._errors import Interrupted, StageError
 from tasks._params import StageParams
+from tasks._progress import LIVE_FILE, LiveFile, Progress
 from tasks._runtime import Runtime
 from tasks.stages import Stage
 
@@ -25,7 +24,11 @@ if TYPE_CHECKING:
 
 
 class EventLog:
-    """Append-only JSON lines, one event each. Writing the same curve step twice is ignored, also after a restart."""
+    """Append-only JSON lines, one event each. Of a curve every step is written once, also after a restart.
+
+    A step that comes again (a run that was taken up from an earlier state, a caller that gives all rows again) is
+    dropped: MLflow cannot take a point back, and two of one step would be drawn as a zigzag.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,12 +38,15 @@ class EventLog:
             if event["event"] == "curve":
                 self.last_curve_step = max(self.last_curve_step, event["step"])
         self._file = path.open("a", encoding="utf-8")
+        if _is_torn(path):  # the line a killed process was writing must not swallow the next event
+            self._file.write("\n")
 
     def write(self, event: str, **fields: Any) -> None:
         self._file.write(json.dumps({"event": event, "time": time.time(), **fields}) + "\n")
         self._file.flush()
 
     def curve(self, rows: Iterable[dict[str, float]]) -> None:
+        """Points of a curve, in the order of their steps; those already written are ignored."""
         for row in rows:
             step = int(row["step"])
             if step > self.last_curve_step:
@@ -48,63 +54,44 @@ class EventLog:
                 self.write("curve", step=step, values={k: float(v) for k, v in row.items() if k != "step"})
 
 
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        length = file.seek(0, os.SEEK_END)
+        file.seek(max(0, length - 1))
+        return file.read() not in (b"", b"\n")
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
     """All complete events of a log; a half-written last line (killed writer) is left out."""
-    if not path.exists():
-        return []
-    events = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
-            events.append(json.loads(line))
-        except ValueError:
-            continue  # the line a killed process was writing; its content is written again by the resumed one
-    return events
+    return EventReader(path).new()
 
 
-class Progress:
-    """A bar in a terminal, a line every `every_seconds` in a log file."""
+class EventReader:
+    """Reads a growing event log: every event once, every byte once."""
 
-    def __init__(self, description: str, total: float | None, unit: str, every_seconds: float) -> None:
-        self.description, self.total, self.unit, self.every_seconds = description, total, unit, every_seconds
-        self.done, self.started = 0.0, time.monotonic()
-        self.printed = self.started
-        self.bar = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path, self.offset = path, offset
+        """`offset`: bytes that have been read; it always stands at the beginning of a line."""
 
-            self.bar = tqdm(total=total, unit=unit, unit_scale=True, desc=description, leave=True, dynamic_ncols=True)
+    def new(self, at_most_bytes: int | None = None) -> list[dict[str, Any]]:
+        """The complete events after `offset`, which moves on; with `at_most_bytes` about so many, at least one.
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        elif self.printed > self.started:  # short work stays silent in a log
-            self._line({})
-
-    def update(self, amount: float, **postfix: object) -> None:
-        """Count `amount` more units; keyword arguments are shown beside the rate, such as loss=2.13."""
-        self.done += amount
-        if self.bar is not None:
-            if postfix:
-                self.bar.set_postfix(postfix, refresh=False)
-            self.bar.update(amount)
-        elif time.monotonic() - self.printed >= self.every_seconds:
-            self.printed = time.monotonic()
-            self._line(postfix)
-
-    def _line(self, postfix: dict[str, object]) -> None:
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        rate = self.done / seconds
-        extra = "".join(f", {k} {v}" for k, v in postfix.items())
-        shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-        if self.total is None:  # work that is found while it is being done
-            print(f"{self.description}: {self.done:,.0f} {self.unit}, {shown} {self.unit}/s{extra}", flush=True)
-            return
-        left = (self.total - self.done) / rate if rate else math.inf
-        share = self.done / self.total if self.total else 1.0
-        print(f"{self.description}: {share:.0%}, {shown} {self.unit}/s, {left:.0f} s left{extra}", flush=True)
+        A line that is no JSON is passed over: what a killed process was writing, the resumed one writes again.
+        """
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            content = file.read() if at_most_bytes is None else file.read(at_most_bytes) + file.readline()
+        complete = content[: content.rfind(b"\n") + 1]
+        self.offset += len(complete)
+        events = []
+        for line in complete.splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        return events
 
 
 @dataclass
@@ -142,6 +129,9 @@ class StageContext:
     predicted: dict[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
     amounts: dict[str, float] = field(default_factory=dict)
+    _live: LiveFile | None = None
+    _progress: Progress | None = None
+    """The newest display."""
 
     def input(self, path: str) -> Path:
         """A declared input; StageError when dvc.yaml does not name it or it does not exist."""
@@ -183,7 +173,23 @@ class StageContext:
 
     def progress(self, description: str, total: float | None, unit: str) -> Progress:
         """A progress display for long work, None where its end is not known; use as a context manager."""
-        return Progress(description, total, unit, self.runtime.progress_seconds)
+        self._progress = Progress(description, total, unit, self.runtime.progress_seconds, self._live_file())
+        return self._progress
+
+    def live(self, values: Mapping[str, float]) -> None:
+        """Figures of this moment (tasks/_progress.py names them) for the progress display and `flows status`.
+
+        Cheap: at most once a second they are written to live.json in the resume folder, which says what they are about
+        for as long as this process lives, and where the work stopped after that.
+        """
+        self._live_file().update(values)
+        if self._progress is not None:
+            self._progress.show(values)
+
+    def _live_file(self) -> LiveFile:
+        if self._live is None:
+            self._live = LiveFile(self.resume / LIVE_FILE, str(self.stage))
+        return self._live
 
     def note(self, text: str) -> None:
         """One line for the log."""

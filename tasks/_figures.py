@@ -59,6 +59,13 @@ def digits(value: float) -> str:
 @contextmanager
 def drawing(path: Path, width_inches: float, height_inches: float) -> Iterator[Any]:
     """Axes to draw on; the file, .svg or .png by its suffix, is written when the block ends."""
+    with panels(path, 1, width_inches, height_inches) as (axes,):
+        yield axes
+
+
+@contextmanager
+def panels(path: Path, count: int, width_inches: float, height_inches: float, columns: int = 1) -> Iterator[list[Any]]:
+    """`count` axes in a picture of this size, row by row; written as in `drawing`."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -66,7 +73,8 @@ def drawing(path: Path, width_inches: float, height_inches: float) -> Iterator[A
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": path.name}):
         figure = Figure(figsize=(width_inches, height_inches), dpi=110, layout="constrained", facecolor=PAPER)
         FigureCanvasAgg(figure)  # no display, no global state
-        yield figure.add_subplot(facecolor="none")
+        rows = -(-count // columns)
+        yield [figure.add_subplot(rows, columns, place + 1, facecolor="none") for place in range(count)]
         path.parent.mkdir(parents=True, exist_ok=True)
         # Dates and versions would be the only differences between two equal pictures.
         unwanted = ("Date", "Creator", "Format", "Type") if path.suffix == ".svg" else ("Software",)

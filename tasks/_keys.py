@@ -7,6 +7,7 @@ code key    md5s of the code alone
 
 import contextlib
 import hashlib
+import inspect
 import json
 import os
 import random
@@ -22,6 +23,7 @@ import psutil
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
+from dvc.stage import Stage as DvcStage
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import load_yaml
 
@@ -122,9 +124,16 @@ def stage_graph(root: Path = ROOT) -> dict[str, list[str]]:
 
 
 def status_of_all(root: Path = ROOT) -> dict[str, dict[str, Any]]:
-    """Reasons of every stage that is stale by itself (not by cascade), as DVC gives them."""
+    """Reasons of every stage that is stale by itself (not by cascade), as DVC gives them.
+
+    Also while a stage runs, whose inputs and outputs DVC locks: then it is what lies there at this moment.
+    """
     with _one_at_a_time, _repo(root) as repo:
-        raw = repo.status()
+        try:
+            raw = repo.status()
+        except LockError:
+            status = inspect.unwrap(DvcStage.status)  # without the lock: it only reads
+            raw = {name: reasons for stage in repo.index.stages for name, reasons in status(stage).items()}
     return {name: _merge_reasons(reasons) for name, reasons in raw.items()}
 
 

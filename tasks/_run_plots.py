@@ -2,11 +2,16 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from pipeline_math.interval import Interval
-from tasks import _forecast_plots, _ledger
+from tasks import _curve_plots, _forecast_plots, _ledger
+from tasks._context import read_events
 from tasks._forecast import planned
 from tasks.stages import Stage
+
+TRAINING = frozenset({Stage.PRETRAIN, Stage.MIDTRAIN, Stage.SFT, Stage.RL})
+"""Stages that leave a curve.csv."""
 
 
 def draw(stage: str, root: Path, folder: Path) -> list[Path]:
@@ -14,9 +19,7 @@ def draw(stage: str, root: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if stage == Stage.BUDGET:
         return _plan(root, folder)
-    if stage == Stage.PRETRAIN:
-        return _loss(root, folder)
-    return []
+    return _curves(stage, root, folder) if stage in TRAINING else []
 
 
 def draw_pipeline(root: Path, folder: Path) -> list[Path]:
@@ -44,14 +47,28 @@ def _plan(root: Path, folder: Path) -> list[Path]:
     return [path for path, there in drawn.items() if there]
 
 
-def _loss(root: Path, folder: Path) -> list[Path]:
-    curve = root / "artifacts" / Stage.PRETRAIN / "curve.csv"
+def _curves(stage: str, root: Path, folder: Path) -> list[Path]:
+    """What a training stage's curve shows and, of pretraining, the loss beside its forecast."""
+    curve = root / "artifacts" / stage / "curve.csv"
     if not curve.exists():
         return []
+    with curve.open(encoding="utf-8", newline="") as file:
+        points = list(csv.DictReader(file))
+    path = folder / "training_curves.svg"
+    found = [path] if _curve_plots.training_curves(_with_speed(points, folder), path, stage) else []
+    return found + (_loss(points, root, folder) if stage == Stage.PRETRAIN else [])
+
+
+def _with_speed(points: list[dict[str, str]], folder: Path) -> list[dict[str, Any]]:
+    """The curve's rows with what the event log beside `folder` knows besides: the file leaves out how fast it went."""
+    events = read_events(folder.parent / "events.jsonl")
+    known = {event["step"]: event["values"] for event in events if event["event"] == "curve"}
+    return [{**known.get(int(float(row["step"])), {}), **row} for row in points]
+
+
+def _loss(points: list[dict[str, str]], root: Path, folder: Path) -> list[Path]:
     plan = planned(root / "artifacts" / Stage.BUDGET)
     expected = plan.forecast["predictions"][Stage.PRETRAIN].get("bits_per_byte") if plan else None
     path = folder / "loss_forecast.svg"
-    with curve.open(encoding="utf-8", newline="") as file:
-        points = list(csv.DictReader(file))
     interval = Interval(**expected) if expected else None
     return [path] if _forecast_plots.loss_forecast(points, interval, path) else []

@@ -1,8 +1,10 @@
 """The numbers of pipeline_math for a model of ours."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from pipeline_math.model_flops_vram import ModelShape
+from pipeline_math.research_layout import ResearchExtras
 
 if TYPE_CHECKING:
     from model.gpt import GPTConfig
@@ -19,3 +21,10 @@ def shape_of_config(config: "GPTConfig", tokens_per_row: int | None = None) -> M
         config.vocab_size,
         tokens_per_row or config.sequence_length,
     )
+
+
+def extras_of_config(config: "GPTConfig") -> ResearchExtras | None:
+    """The extras of a research model as pipeline_math counts them; None for the default architecture."""
+    if config.research is None:
+        return None
+    return ResearchExtras(**dataclasses.asdict(config.research), sequence_length=config.sequence_length)

@@ -1,11 +1,10 @@
 """MLflow: runs, metrics, the model registry. The only importer of mlflow.
 
-A stage writes an append-only event log; `python -m tasks._tracking follow LOG` replays it into MLflow while the stage
-works, from a process of its own. The log is the truth: when MLflow is down the events stay in work/ and the next
-stage sends them. Replaying is idempotent (the run is found again by the log's id, points carry their own time).
+A stage writes an append-only event log; `python -m tasks._tracking follow LOG` (tasks/_replaying.py) replays it into
+MLflow while the stage works, from a process of its own. The log is the truth: when MLflow is down the events stay in
+work/ and are sent later. Replaying is idempotent (the run is found again by the log's id, points carry their own time).
 """
 
-import contextlib
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 from pipeline_math.ledger import COLUMNS, row_of
 from tasks import _ledger
-from tasks._context import read_events
+from tasks._context import EventReader
 from tasks._files import write_json
 from tasks.stages import Stage
 
@@ -24,11 +23,19 @@ ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT, REGISTERED_MODEL = "zero2chat", "chat"
 CANDIDATE, CHAMPION = "candidate", "champion"
 _LOG_TAG, _INVOCATION_TAG = "zero2chat.event_log", "zero2chat.invocation"
-_POLL_SECONDS = 0.2
 _MAX_PARAM_CHARACTERS = 5000  # MLflow refuses longer values
 _TABLE = "ledger.json"
 _BATCH = 900  # MLflow takes at most 1000 metrics in one call
+_READ_BYTES = 1 << 20
+"""Of a log at once: what has been sent is remembered in between, and a long log needs no memory."""
+_CURVE_GROUPS = ("lr", "grad_norm", "update_ratio")
+"""Columns <group>_<parameters> become <group>/<parameters>: MLflow draws what is before the slash together."""
+_MACHINE = {"tokens_per_second", "mfu", "eta_seconds", "data_wait_share", "memory_bytes", "skipped_steps"}
+"""Columns about the machine, not the model. A figure of the whole run may have the same name: they must not mix."""
 
+# A server that is gone is found out in seconds, not minutes; tasks/_replaying.py has its own patience.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
@@ -66,30 +73,43 @@ def experiment_id(mlflow_client: Any) -> str:
 
 
 class Replay:
-    """Sends one event log; remembers beside it how far it got."""
+    """Sends one event log; remembers beside it how far it got.
+
+    An event that was sent twice (killed, or refused, between sending and remembering) does no harm: runs are found
+    again by the log's id, points carry their own time, and MLflow keeps one of two equal points.
+    """
 
     def __init__(self, log: Path) -> None:
         self.log, self.state_path = log, log.with_suffix(".sent.json")
-        self.state: dict[str, Any] = {"log_id": uuid.uuid4().hex, "sent": 0}
+        self.state: dict[str, Any] = {"log_id": uuid.uuid4().hex, "sent": 0, "offset": 0, "ended": False}
         if self.state_path.exists():
-            self.state = json.loads(self.state_path.read_text())
+            self.state |= json.loads(self.state_path.read_text())
+            if not self.state["offset"]:  # as an earlier version wrote it: all again
+                self.state["sent"] = 0
         else:
             write_json(self.state_path, self.state)
+        self._reader = EventReader(log, self.state["offset"])
         self.client = client()
 
     def send_new(self) -> bool:
         """Send what has been written since the last call; True when the last event is the end of the run."""
-        events = read_events(self.log)
-        pending = events[self.state["sent"] :]
-        curve = [e for e in pending if e["event"] == "curve"]
-        for event in pending:
+        self._reader.offset = self.state["offset"]  # what a server refused is read again
+        while events := self._reader.new(_READ_BYTES):
+            self._send(events)
+            ended = events[-1]["event"] == "end"
+            self.state.update(sent=self.state["sent"] + len(events), offset=self._reader.offset, ended=ended)
+            write_json(self.state_path, self.state)
+        return self.state["ended"]
+
+    def _send(self, events: list[dict[str, Any]]) -> None:
+        curve = [e for e in events if e["event"] == "curve"]
+        last = events[-1]["event"] == "end"  # nobody looks at a run that has ended before its points are there
+        for event in events[:-1] if last else events:
             if event["event"] != "curve":
                 getattr(self, f"_on_{event['event']}")(event)
-        self._metrics([(name, v, e["time"], e["step"]) for e in curve for name, v in e["values"].items()])
-        if pending:
-            self.state["sent"] = len(events)
-            write_json(self.state_path, self.state)
-        return bool(events) and events[-1]["event"] == "end"
+        self._metrics([(curve_metric(name), v, e["time"], e["step"]) for e in curve for name, v in e["values"].items()])
+        if last:
+            self._on_end(events[-1])
 
     @property
     def sent(self) -> int:
@@ -194,10 +214,11 @@ class Replay:
         self.client.set_terminated(self.state["parent_id"], event["status"], end)
 
     def _log_pictures(self, stage: str) -> None:
-        """Pictures of forecasts, on the stage's run and, when the last stage ends, on the pipeline's."""
-        if stage not in (Stage.BUDGET, Stage.PRETRAIN, Stage.CHAT):
+        """Pictures of curves and forecasts, on the stage's run and, when the last stage ends, on the pipeline's."""
+        from tasks import _run_plots
+
+        if stage not in _run_plots.TRAINING | {Stage.BUDGET, Stage.CHAT}:  # drawing takes a second
             return
-        from tasks import _run_plots  # matplotlib: a second that other stages need not wait
 
         folder = self.log.parent / "plots"
         for path in _run_plots.draw(stage, ROOT, folder):
@@ -220,6 +241,7 @@ REPORTS = (
     "verdict.json",
     "latency_and_stability.json",
     "curve.csv",
+    "samples.jsonl",
     "conversation.md",
     "plots",
 )
@@ -311,53 +333,23 @@ def download(reference: str) -> Path:
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=reference))
 
 
-def follow(log: Path, events_before: int) -> None:
-    """Replay `log` until its end event or the death of the process that writes it, then older unsent logs.
-
-    `events_before` is the length of the log before this run: that of a resumed stage holds the end of an earlier one.
-    """
-    parent = os.getppid()
-    replay = Replay(log)
-    while not (replay.send_new() and replay.sent > events_before):
-        log.with_name(_ledger.TRACKING_READY).touch()  # MLflow is imported and connected: the rest costs little
-        if os.getppid() != parent:
-            return
-        time.sleep(_POLL_SECONDS)
-    send_unsent()
-
-
-def send_unsent() -> int:
-    """Send the finished logs below work/ that MLflow has not taken completely; how many there were."""
-    sent = 0
-    for log in sorted(ROOT.glob("work/*/*/events.jsonl")):
-        events = read_events(log)
-        state = log.with_suffix(".sent.json")
-        known = json.loads(state.read_text())["sent"] if state.exists() else 0
-        if events and events[-1]["event"] == "end" and known < len(events):
-            Replay(log).send_new()
-            sent += 1
-    return sent
+def curve_metric(column: str) -> str:
+    """The name in MLflow of a column of a training curve: loss, val_bpb, lr/matrices, grad_norm/head, machine/mfu."""
+    for group in _CURVE_GROUPS:
+        if column.startswith(f"{group}_"):
+            return f"{group}/{column.removeprefix(f'{group}_')}"
+    return f"machine/{column}" if column in _MACHINE else column
 
 
 def main() -> int:
     """`follow LOG EVENTS_BEFORE`, `unsent` or `init` (create or upgrade the database)."""
+    from tasks import _replaying
+
     action = sys.argv[1]
     if action == "follow":
-        import signal
-
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage; the log's end event ends this process
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        try:
-            follow(Path(sys.argv[2]), int(sys.argv[3]))
-        except Exception as problem:  # whatever MLflow or the disk refuses: the stage goes on, the log keeps the events
-            print(f"tracking: {type(problem).__name__}: {str(problem).splitlines()[0][:200]}", file=sys.stderr)
-            return 1
-        finally:
-            with contextlib.suppress(OSError):  # a full disk: the next stage collects
-                if Stage.CHAT in _ledger.collect():  # MLflow failed before it came to that
-                    _ledger.calibrate()
-    elif action == "unsent":
-        print(f"{send_unsent()} event log(s) sent to {tracking_uri()}")
+        return _replaying.follow_stage(Path(sys.argv[2]), int(sys.argv[3]))
+    if action == "unsent":
+        print(f"{_replaying.send_unsent()} event log(s) sent to {tracking_uri()}")
     elif action == "init":
         experiment_id(client())
     else:

@@ -4,17 +4,19 @@ Reads    artifacts/budget/plan.json, hardware.json, artifacts/tokenizer/tokenize
 Writes   artifacts/architecture/config.json (model.gpt.GPTConfig), report.json (parameters, FLOPs, bytes, memory)
 Promise  parameters and checkpoint bytes in the report equal those of the real model, built without memory; a mismatch
          fails the stage
-Limits   training memory is a forecast for the automatic attention path; everything else is exact
+Limits   training memory is a forecast for the automatic attention path, of research models without the activations of
+         their extras; everything else is exact. A research model can be trained and evaluated, not exported
 """
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline_math.hardware import Hardware
 from pipeline_math.inference_prefill_decode import kv_bytes_per_token
+from pipeline_math.interval import Interval
 from pipeline_math.model_flops_vram import (
     FLOPS_CONVENTION,
     ModelShape,
@@ -24,14 +26,30 @@ from pipeline_math.model_flops_vram import (
     shape_train_flops_per_token,
     total_parameters,
 )
+from pipeline_math.research_layout import ResearchExtras
 from pipeline_math.stage_seconds import memory_forecast
+from pipeline_math.static_memory import default_static
 from pipeline_math.step_time import uses_explicit_attention
 from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._params import StageParams
+from tasks._shape import extras_of_config
 
 if TYPE_CHECKING:
     from model.gpt import GPTConfig
+
+
+class Research(StageParams):
+    """Extras beyond NanoChatForCausalLM, as published for newer nanochat; a model with any of them is not exported."""
+
+    window_pattern: Annotated[str, Field(pattern="^[SL]+$")] = "SSSL"
+    """One letter per layer, repeated: S sees a quarter of the row, L all of it; the last layer always all."""
+    value_embeddings: bool = True
+    """Embeddings added to the values of every other layer."""
+    residual_scalars: bool = True
+    """Learned factors of the stream and of the embedding before every layer."""
+    qk_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.2
+    """Factor on normed queries and keys; 1.0 for none."""
 
 
 class Params(StageParams):
@@ -56,6 +74,19 @@ class Params(StageParams):
     """Attention path assumed for memory: a fused kernel or an explicit score matrix; auto follows the device."""
     rope_theta: Annotated[float, Field(gt=1)] = 10000.0
     """Base of the rotary position angles."""
+    research: Research | None = None
+    """Extras for experiments: true for the published set, a mapping to change parts of it, false or null for none."""
+
+    @field_validator("research", mode="before")
+    @classmethod
+    def research_is_a_switch_or_a_mapping(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            return {} if value else None
+        known = list(Research.model_fields)
+        if isinstance(value, dict) and set(value) - set(known):
+            unknown = ", ".join(sorted(map(repr, set(value) - set(known))))
+            raise ValueError(f"unknown key {unknown} in architecture.research (allowed: {', '.join(known)})")
+        return value
 
     @model_validator(mode="after")
     def shape_is_possible(self) -> "Params":
@@ -120,14 +151,19 @@ def choose_shape(params: Params, plan: dict[str, Any], vocab_size: int) -> Model
 
 
 def costs_of(
-    shape: ModelShape, hardware: Hardware, precision: str, explicit_attention: bool, micro_batch_rows: int
+    shape: ModelShape,
+    hardware: Hardware,
+    precision: str,
+    explicit_attention: bool,
+    micro_batch_rows: int,
+    extras: ResearchExtras | None = None,
 ) -> dict[str, Any]:
     """Every cost of the shape that later stages and people ask for; units in the names."""
     element_bytes = 4 if precision == "fp32" else 2
     memory, parts = memory_forecast(
         shape, micro_batch_rows, hardware, activation_bytes=element_bytes, explicit_attention=explicit_attention
     )
-    return {
+    costs = {
         "parameters": total_parameters(shape),
         "scaling_parameters": scaling_parameters(shape),
         "train_flops_per_token": shape_train_flops_per_token(shape),
@@ -140,6 +176,23 @@ def costs_of(
         "micro_batch_rows": micro_batch_rows,
         "precision": precision,
         "attention": "explicit" if explicit_attention else "sdpa",
+    }
+    return costs if extras is None else costs | _with_extras(shape, extras, memory)
+
+
+def _with_extras(shape: ModelShape, extras: ResearchExtras, memory: Interval) -> dict[str, Any]:
+    """The costs that the extras of a research model change; the KV cache keeps all positions of windowed layers."""
+    static = extras.static_bytes(shape).total_bytes - default_static(shape).total_bytes
+    more = Interval(memory.value + static, memory.low + static, memory.high + static)
+    return {
+        "parameters": extras.total_parameters(shape),
+        "scaling_parameters": extras.scaling_parameters(shape),
+        "train_flops_per_token": extras.train_flops_per_token(shape),
+        "flops_convention": f"{FLOPS_CONVENTION}; T is each layer's window",
+        "checkpoint_bytes": 4 * extras.total_parameters(shape),
+        "training_memory_bytes": more.value,
+        "training_memory_interval": more.as_dict(),
+        "research_parameters": sum(extras.extra_parameters(shape).values()),
     }
 
 
@@ -162,6 +215,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def run(ctx: StageContext) -> None:
     """Choose the shape, compute its costs, prove the exact ones against the real model, write both files."""
     from model.gpt import GPTConfig
+    from model.research import ResearchConfig
     from model.tokenizer import Tokenizer
 
     params = cast(Params, ctx.params)
@@ -179,12 +233,14 @@ def run(ctx: StageContext) -> None:
         rope_theta=params.rope_theta,
         attention=params.attention,
         compute_dtype={"auto": "auto", "bf16": "bfloat16", "fp32": "float32"}[params.precision],
+        research=ResearchConfig(**params.research.model_dump()) if params.research else None,
     )
     precision = plan["precision"] if params.precision == "auto" else params.precision
     hardware = Hardware(**_read_json(ctx.input("artifacts/budget/hardware.json"))["device"])
     automatic = uses_explicit_attention(hardware, shape.tokens_per_row) and precision == "bf16"
     explicit = automatic if params.attention == "auto" else params.attention == "explicit"
-    costs = costs_of(shape, hardware, precision, explicit, plan["micro_batch_rows"])
+    extras = extras_of_config(config)
+    costs = costs_of(shape, hardware, precision, explicit, plan["micro_batch_rows"], extras)
     parameters, tensor_bytes = built_parameters(config)
     for name, measured in (("parameters", parameters), ("checkpoint_bytes", tensor_bytes)):
         ctx.predict(name, costs[name], costs[name], costs[name])
@@ -196,8 +252,13 @@ def run(ctx: StageContext) -> None:
     (ctx.out / "report.json").write_text(text, encoding="utf-8")
     ctx.note(
         f"{shape.n_layers} layers x {shape.d_model}, {parameters:,} parameters, "
-        f"{costs['train_flops_per_token']:.4g} FLOP/token ({FLOPS_CONVENTION})"
+        f"{costs['train_flops_per_token']:.4g} FLOP/token ({costs['flops_convention']})"
     )
+    if config.research:
+        ctx.note(
+            f"research model ({', '.join(config.research.extras())}): the stage export will refuse it; "
+            f"`dvc repro gate` trains and judges it"
+        )
     ctx.measure("train_flops_per_token", costs["train_flops_per_token"])
     ctx.count(**vars(shape))
     ctx.report(**{name: value for name, value in costs.items() if isinstance(value, int | float | str)})

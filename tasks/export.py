@@ -6,7 +6,8 @@ Writes   artifacts/export/: model.safetensors, config.json, generation_config.js
          tokenizer_config.json, chat_template.jinja, README.md (the model card), scores.json
 Promise  transformers computes the same logits (max |difference| <= 1e-5 in fp32) and the same greedy tokens, or the
          stage fails; every tensor has a place; equal inputs give equal bytes
-Limits   the architecture of NanoChatForCausalLM only; in bf16 the stored weights are compared, not those of training
+Limits   the architecture of NanoChatForCausalLM only, research models are refused; in bf16 the stored weights are
+         compared, not those of training
 """
 
 import json
@@ -63,12 +64,17 @@ def select_checkpoint(params: Params, verdict: dict[str, Any]) -> Stage:
 def read_checkpoint(
     folder: Path, tokenizer_file: Path, dtype: "torch.dtype"
 ) -> "tuple[dict[str, torch.Tensor], GPTConfig, Tokenizer]":
-    """Weights in the stored format, config, tokenizer; StageError for an unmapped tensor or a foreign tokenizer."""
+    """Weights in the stored format, config, tokenizer.
+
+    StageError for a research model, an unmapped tensor or a foreign tokenizer.
+    """
     from model.engine.folder import read_folder
     from model.engine.forward import check_names
+    from model.engine.hf_config import refuse_extras
 
     try:
         weights, config, tokenizer = read_folder(folder, tokenizer_file)
+        refuse_extras(config, "it")
         check_names(weights, config)
     except ValueError as problem:
         raise StageError(f"{folder} cannot be exported: {problem}") from None

@@ -12,21 +12,59 @@ import json
 import math
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pipeline_math.model_flops_vram import scaling_parameters, shape_train_flops_per_token
 from tasks._context import StageContext
 from tasks._errors import StageError
+from tasks._shape import shape_of_config
 from tasks._training import TrainingParams, train_stage
 
 if TYPE_CHECKING:
     from model.gpt import GPTConfig
 
 
+_HORIZONS = ("tokens", "steps", "tokens_per_parameter", "total_flops", "hours")
+
+
 class Params(TrainingParams):
-    """Training parameters of the base model; null takes what the plan says."""
+    """Training parameters of the base model; null takes what the plan says.
+
+    How long it trains: at most one of tokens, steps, tokens_per_parameter, total_flops, hours; none takes the plan's
+    tokens.
+    """
 
     tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens to train on; rounded up to whole steps."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps."""
+    tokens_per_parameter: Annotated[float, Field(gt=0)] | None = None
+    """Tokens per scaling parameter (matrices of the layers and head); 10.5 is nanochat's measured optimum."""
+    total_flops: Annotated[float, Field(gt=0)] | None = None
+    """Training FLOPs (6 per matmul weight and token, attention not halved for causality)."""
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """Wall clock, evaluations included: the steps, and with them the warm-down, follow the measured speed. Two such
+    runs differ, since no two runs are equally fast."""
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> "Params":
+        given = [name for name in _HORIZONS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other; next: set all but one to null")
+        return self
+
+
+def steps_of(params: Params, config: "GPTConfig", plan_tokens: int, batch_tokens: int, tokens_per_row: int) -> int:
+    """Optimizer steps of the horizon that `params` name; of `hours` only a first guess, from the plan's tokens."""
+    if params.steps is not None:
+        return params.steps
+    shape = shape_of_config(config, tokens_per_row)
+    tokens: float = plan_tokens
+    if params.tokens_per_parameter is not None:
+        tokens = params.tokens_per_parameter * scaling_parameters(shape)
+    elif params.total_flops is not None:
+        tokens = params.total_flops / shape_train_flops_per_token(shape)
+    return max(1, math.ceil(tokens / batch_tokens))
 
 
 def read_plan(ctx: StageContext, params: Params) -> dict[str, int]:
@@ -75,6 +113,9 @@ def run(ctx: StageContext) -> None:
         )
     config = read_config(ctx, int(manifest["tokens_per_row"]), int(manifest["vocab_size"]))
     training = params.model_copy(update={"micro_batch_rows": plan["micro_batch_rows"]})
-    steps = math.ceil(plan["train_tokens"] / plan["batch_tokens"])
-    ctx.note(f"{steps} steps of {plan['batch_tokens']} tokens, {config.n_layers} layers of width {config.d_model}")
-    train_stage(ctx, rows, config, None, training, steps, plan["batch_tokens"], tokenizer)
+    batch_tokens, tokens_per_row = plan["batch_tokens"], int(manifest["tokens_per_row"])
+    steps = steps_of(params, config, plan["train_tokens"], batch_tokens, tokens_per_row)
+    hours = None if params.hours is None else 3600.0 * params.hours
+    length = f"{steps} steps" if hours is None else f"{params.hours:g} hours"
+    ctx.note(f"{length} of {batch_tokens} tokens a step, {config.n_layers} layers of width {config.d_model}")
+    train_stage(ctx, rows, config, None, training, steps, batch_tokens, tokenizer, horizon_seconds=hours)

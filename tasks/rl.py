@@ -136,20 +136,26 @@ def _train(ctx: StageContext, params: Params, init: Path) -> tuple[list[dict[str
 
 
 def _options(ctx: StageContext, params: Params, d_model: int) -> "LoopOptions":
+    from model.divergence import GuardOptions
+    from model.optim import OptimizerOptions
     from model.train_options import LoopOptions, Schedule
 
     nominal = TrainingParams()
     adamw = params.learning_rate_scale * width_learning_rate_factor(d_model)
     return LoopOptions(
         schedule=Schedule(params.steps, warmup_fraction=0.0, warmdown_fraction=1.0, final_lr_fraction=0.0),
-        matrix_lr=nominal.matrix_lr * params.learning_rate_scale,
-        embedding_lr=nominal.embedding_lr * adamw,
-        head_lr=nominal.head_lr * adamw,
-        weight_decay=0.0,  # decay would move the weights of steps without signal too
+        optimizer=OptimizerOptions(
+            matrix_lr=nominal.matrix_lr * params.learning_rate_scale,
+            embedding_lr=nominal.embedding_lr * adamw,
+            head_lr=nominal.head_lr * adamw,
+            weight_decay=0.0,  # decay would move the weights of steps without signal too
+        ),
+        guard=GuardOptions(signed=True),  # advantage-weighted losses have either sign
         seed=params.seed,
         micro_batch_rows=params.micro_batch_rows,
         checkpoint_seconds=ctx.runtime.checkpoint_seconds,
-        spike_nats=None,  # advantage-weighted losses have either sign
+        failure_seconds=3600.0 * ctx.runtime.hours_between_failures,
+        keep_states=ctx.runtime.keep_states,
         code_key=ctx.code_key,
     )
 

@@ -16,9 +16,9 @@ from tasks.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 SPINE = (
-    "_context.py _errors.py _files.py _invocation.py _keys.py _params.py _process.py _runtime.py _tracking.py "
-    "_devices.py _executor.py _units.py _figures.py _forecast.py _forecast_plots.py _ledger.py _machine.py "
-    "_run_plots.py run.py stages.py environment.py"
+    "_context.py _errors.py _files.py _invocation.py _keys.py _params.py _process.py _progress.py _replaying.py "
+    "_runtime.py _tracking.py _curve_plots.py _devices.py _executor.py _units.py _figures.py _forecast.py "
+    "_forecast_plots.py _ledger.py _machine.py _run_plots.py run.py stages.py environment.py"
 )
 
 PLAIN = '''

@@ -4,6 +4,8 @@ Same function as model/gpt.py, arranged for decoding one token at a time: q, k a
 converted once; the rows of the q and k weights are reordered so that the two halves that RoPE rotates lie side by side
 and the rotation is one complex product (norms and dot products do not notice the order of the components).
 The residual stream and all norms are fp32; matrix products use the compute dtype.
+
+Research models (model/research.py) are computed, too: what they add is spelt out in model/engine/extras.py.
 """
 
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.engine.extras import LayerExtras, extra_shapes, read_extras, visible_keys, windowed_mask
 from model.engine.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ class Layer:
     o: Tensor
     fc1: Tensor
     fc2: Tensor
+    extras: LayerExtras
 
 
 @dataclass
@@ -74,7 +78,9 @@ class ForwardPass:
             q, k, v, o = (weights[f"{name}self_attn.{part}_proj.weight"] for part in "qkvo")
             fc1, fc2 = (weights[f"{name}mlp.{part}.weight"] for part in ("fc1", "fc2"))
             fused = torch.cat([rotated(q.detach()), rotated(k.detach()), v.detach()])
-            self.layers.append(Layer(convert(fused), convert(o), convert(fc1), convert(fc2)))
+            extras = read_extras(weights, config, number, convert)
+            self.layers.append(Layer(convert(fused), convert(o), convert(fc1), convert(fc2), extras))
+        self.windows = {layer.extras.window for layer in self.layers}
         self.embedding = convert(weights["model.embed_tokens.weight"])
         self.head = convert(weights["lm_head.weight"])
         self.rotation = rotation_table(config.sequence_length, self.head_dim, config.rope_theta).to(self.device)
@@ -82,8 +88,9 @@ class ForwardPass:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes read from memory for one decoded token: everything but the embedding table."""
+        """Bytes read from memory for one decoded token: everything but the embedding tables."""
         tensors = [self.head] + [t for layer in self.layers for t in (layer.qkv, layer.o, layer.fc1, layer.fc2)]
+        tensors += [layer.extras.gate for layer in self.layers if layer.extras.gate is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
     def new_cache(self) -> KVCache:
@@ -98,14 +105,17 @@ class ForwardPass:
         B, T = len(prompts), max(map(len, prompts))
         self.work.prefill_tokens += B * T
         ids_BT = torch.tensor([prompt + [0] * (T - len(prompt)) for prompt in prompts], device=self.device)
+        ids_M = ids_BT.view(-1)
         rotation_M1H = self.rotation[:T].repeat(B, 1)[:, None]
-        hidden_MD = self._norm(F.embedding(ids_BT.view(-1), self.embedding).float())
+        hidden_MD = first_MD = self._norm(F.embedding(ids_M, self.embedding).float())
         for number, layer in enumerate(self.layers):
-            q, k, v = self._qkv(hidden_MD, layer, rotation_M1H)
+            hidden_MD = layer.extras.mix(hidden_MD, first_MD)
+            q, k, v = self._qkv(hidden_MD, layer, rotation_M1H, ids_M)
             q, k, v = (t.view(B, T, -1, self.head_dim).transpose(1, 2) for t in (q, k, v))
             cache.write_prompt(number, first_row, k, v)
             grouped = self.config.n_heads != self.config.n_kv_heads
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+            mask = windowed_mask(T, layer.extras.window, self.device)
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, enable_gqa=grouped)
             hidden_MD = self._finish(hidden_MD, layer, mixed.transpose(1, 2).reshape(B * T, -1))
         ends_B = torch.tensor([row * T + len(prompt) - 1 for row, prompt in enumerate(prompts)], device=self.device)
         return self._logits(hidden_MD[ends_B])
@@ -119,18 +129,18 @@ class ForwardPass:
         positions_B = torch.tensor(lengths, device=self.device)
         position = lengths[0] if min(lengths) == max(lengths) else None
         rows_B = torch.arange(B, device=self.device)
-        mask = None
-        if position is None:
-            mask = torch.arange(max(lengths) + 1, device=self.device) <= positions_B[:, None]
-            mask = mask[:, None, None]
+        visible = {window: visible_keys(lengths, window, self.device) for window in self.windows}
         rotation_M1H = self.rotation[positions_B][:, None]
-        hidden_MD = self._norm(F.embedding(torch.tensor(ids, device=self.device), self.embedding).float())
+        ids_M = torch.tensor(ids, device=self.device)
+        hidden_MD = first_MD = self._norm(F.embedding(ids_M, self.embedding).float())
         for number, layer in enumerate(self.layers):
-            q, k, v = self._qkv(hidden_MD, layer, rotation_M1H)
+            hidden_MD = layer.extras.mix(hidden_MD, first_MD)
+            q, k, v = self._qkv(hidden_MD, layer, rotation_M1H, ids_M)
             keys, values = cache.write_token(number, rows_B, positions_B, k, v, position)
             # The query heads that share a key-value head take the place of query positions.
             q = q.view(B, self.config.n_kv_heads, -1, self.head_dim)
-            mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            oldest, mask = visible[layer.extras.window]
+            mixed = F.scaled_dot_product_attention(q, keys[:, :, oldest:], values[:, :, oldest:], attn_mask=mask)
             hidden_MD = self._finish(hidden_MD, layer, mixed.reshape(B, -1))
         for row in range(B):
             lengths[row] += 1
@@ -139,12 +149,17 @@ class ForwardPass:
     def _norm(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, (x.size(-1),), None, self.config.rms_eps)
 
-    def _qkv(self, hidden_MD: Tensor, layer: Layer, rotation_M1H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _qkv(
+        self, hidden_MD: Tensor, layer: Layer, rotation_M1H: Tensor, ids_M: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated and normed q (M, N, H) and k (M, G, H), and v (M, G, H), in the compute dtype."""
-        heads = F.linear(self._norm(hidden_MD).to(self.dtype), layer.qkv).view(len(hidden_MD), -1, self.head_dim)
+        normed_MD = self._norm(hidden_MD).to(self.dtype)
+        heads = F.linear(normed_MD, layer.qkv).view(len(hidden_MD), -1, self.head_dim)
         pairs = torch.view_as_complex(heads[:, : self.n_rotated].float().unflatten(-1, (-1, 2)))
         qk = self._norm(torch.view_as_real(pairs * rotation_M1H).flatten(-2)).to(self.dtype)
-        return qk[:, : self.config.n_heads], qk[:, self.config.n_heads :], heads[:, self.n_rotated :]
+        q = layer.extras.sharpen(qk[:, : self.config.n_heads])
+        v = layer.extras.add_value_embedding(heads[:, self.n_rotated :], ids_M, normed_MD)
+        return q, qk[:, self.config.n_heads :], v
 
     def _finish(self, hidden_MD: Tensor, layer: Layer, mixed_MD: Tensor) -> Tensor:
         hidden_MD = hidden_MD + F.linear(mixed_MD, layer.o)
@@ -174,7 +189,7 @@ def expected_shapes(config: "GPTConfig") -> dict[str, tuple[int, ...]]:
             f"{name}self_attn.{part}_proj.weight": (rows, d) for part, rows in zip("qkvo", (d, kv, kv, d), strict=True)
         }
         shapes |= {f"{name}mlp.fc1.weight": (m, d), f"{name}mlp.fc2.weight": (d, m)}
-    return shapes
+    return shapes | extra_shapes(config)
 
 
 def check_names(weights: Mapping[str, Tensor], config: "GPTConfig") -> None:

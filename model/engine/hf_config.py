@@ -9,7 +9,11 @@ MODEL_TYPE = "nanochat"
 
 
 def to_hf(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]:
-    """Every field of NanoChatConfig: several of its defaults describe another model. `dtype` is that of the file."""
+    """Every field of NanoChatConfig: several of its defaults describe another model. `dtype` is that of the file.
+
+    ValueError for a research model.
+    """
+    refuse_extras(config, "the model")
     end = tokenizer.special_id("<|assistant_end|>")
     return {
         "architectures": ["NanoChatForCausalLM"],
@@ -35,6 +39,16 @@ def to_hf(config: GPTConfig, tokenizer: Tokenizer, dtype: str) -> dict[str, Any]
         "use_cache": True,
         "initializer_range": 0.02,
     }
+
+
+def refuse_extras(config: GPTConfig, where: str) -> None:
+    """ValueError if the model has anything that NanoChatForCausalLM does not compute."""
+    if config.research is not None:
+        raise ValueError(
+            f"{where} is a research model: {', '.join(config.research.extras())} have no place in NanoChatForCausalLM, "
+            f"the class that transformers and vLLM load; allowed: models without extras; next: set "
+            f"architecture.research: false and train again, or end the pipeline before the export with `dvc repro gate`"
+        )
 
 
 _FIXED = {"hidden_act": "relu2", "attention_bias": False, "tie_word_embeddings": False}

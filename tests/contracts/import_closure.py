@@ -12,6 +12,14 @@ from tasks.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("flows", "tasks", "model", "pipeline_math")
+WITHOUT_EFFECT = {
+    ("model/train_worker.py", "model/train_samples.py"): "samples are shown to people: no stage reads them",
+    ("model/micro_batch.py", "pipeline_math/memory_constants.py"): "how many rows are computed at once, not what",
+    ("model/micro_batch.py", "pipeline_math/static_memory.py"): "the same",
+    ("model/micro_batch.py", "pipeline_math/training_memory.py"): "the same",
+}
+"""Imports (from, of) that reach no artifact, and why: a better memory constant, or a new way to sample in the inference
+engine, must not train a model again. Everything else that is imported counts."""
 
 
 def stage_file(stage: str) -> Path:
@@ -72,8 +80,13 @@ def closure(start: Path) -> list[str]:
         if path in found:
             continue
         found.add(path)
-        waiting += [target for name in imported_modules(path) if (target := module_file(name))]
-    return sorted(str(path.relative_to(ROOT)) for path in found if path.stat().st_size > 0)
+        targets = [target for name in imported_modules(path) if (target := module_file(name))]
+        waiting += [target for target in targets if (_relative(path), _relative(target)) not in WITHOUT_EFFECT]
+    return sorted(_relative(path) for path in found if path.stat().st_size > 0)
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,13 @@ import pytest
 import yaml
 
 from tasks.stages import NUMBER, Stage
-from tests.contracts.import_closure import closure, stage_file
+from tests.contracts.import_closure import (
+    WITHOUT_EFFECT,
+    closure,
+    imported_modules,
+    module_file,
+    stage_file,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -77,3 +83,12 @@ def test_the_chat_page_is_a_dependency_of_chat() -> None:
     declared = set(STAGES["chat"]["deps"])
     assert pages
     assert "tasks/chat/page" in declared or pages <= declared
+
+
+def test_imports_without_effect_are_real_ones_and_keep_the_inference_engine_out_of_training() -> None:
+    """A stale exemption would hide a dependency that came back for another reason."""
+    assert WITHOUT_EFFECT
+    for importer, imported in WITHOUT_EFFECT:
+        targets = {module_file(name) for name in imported_modules(ROOT / importer)}
+        assert ROOT / imported in targets, (importer, imported)
+    assert not [path for path in closure(stage_file("pretrain")) if path.startswith("model/engine/")]

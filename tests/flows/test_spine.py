@@ -88,6 +88,17 @@ def test_runtime_file_makes_nothing_stale(toy: ToyRepository) -> None:
     assert json.loads(toy.python("-m", "dvc", "status", "--json").stdout) == {}
 
 
+def test_status_and_plan_answer_while_a_stage_runs(toy: ToyRepository) -> None:
+    """DVC locks what a running stage reads and writes, and refused to say anything of the other stages."""
+    written = toy.root / "artifacts" / "pretrain"
+    lock = {"write": {str(written): {"pid": os.getpid(), "cmd": "dvc repro"}}}
+    (toy.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps(lock))
+    assert "busy" in toy.python("-m", "dvc", "status", check=False).stderr
+    status = toy.python("-m", "flows", "status").stdout
+    assert status.count(" fresh ") == len(Stage)
+    assert "nothing would run" in toy.python("-m", "flows", "plan").stdout
+
+
 def orphans(toy: ToyRepository) -> list[str]:
     found = []
     for process in psutil.process_iter(["cmdline"]):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from model import checkpoint
+from model import state_files
 from model.checkpoint import load_state, load_state_info, load_weights, save_state, save_weights
 from tests.model.test_gpt import randomised, small_config
 
@@ -49,7 +49,7 @@ def test_a_kill_while_writing_leaves_the_previous_state(tmp_path, monkeypatch):
         path.write_text('{"step": 2')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_write_json", killed)
+    monkeypatch.setattr(state_files, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         save_state(tmp_path, 2, {"x": torch.zeros(2)}, {"step": 2})
     monkeypatch.undo()

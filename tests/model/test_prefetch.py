@@ -11,9 +11,9 @@ from model.batches import RowBatches
 from model.gpt import GPT
 from model.prefetch import Prefetcher
 from model.train_loop import TrainingInterrupted, train
+from tests.model.small_runs import Recorder, options, write_text_rows
 from tests.model.test_batches import numbers, write
 from tests.model.test_gpt import small_config
-from tests.model.test_train_loop import Recorder, options, write_text_rows
 
 
 def wait_for(condition):

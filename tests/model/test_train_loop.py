@@ -1,80 +1,27 @@
-"""The loop: schedule borders, one gradient for every split of a batch, exact resume, guards."""
+"""The loop: schedule borders, one gradient for every split of a batch, exact resume, states by the clock."""
 
-import json
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from model.batches import Batch, RowBatches, write_rows
+from model.batches import RowBatches
 from model.checkpoint import load_state_info
 from model.gpt import GPT
-from model.train_loop import (
-    LoopOptions,
-    Schedule,
-    TrainingDiverged,
-    TrainingInterrupted,
-    batch_gradients,
-    train,
+from model.train_loop import Schedule, TrainingInterrupted, batch_gradients, train
+from tests.model.small_runs import (
+    Constant,
+    Recorder,
+    options,
+    run,
+    stop_after,
+    uneven_batch,
+    untimed,
+    write_text_rows,
 )
 from tests.model.test_gpt import randomised, small_config
-
-INFO = {"vocab_size": 192, "bos_id": 183, "pad_id": 191, "tokenizer_sha256": "t"}
-
-
-class Recorder:
-    """A reporter that keeps everything."""
-
-    def __init__(self):
-        self.steps, self.losses, self.rows, self.notes, self.values = [], [], [], [], {}
-
-    def progress(self, step, steps, tokens, loss, lr):
-        self.steps.append(step)
-        self.losses.append(loss)
-
-    def curve(self, rows):
-        self.rows = [dict(row) for row in rows]
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def figures(self, **values):
-        self.values |= values
-
-
-def write_text_rows(folder, rows=24, tokens=16):
-    """Counting sequences: something a small model learns at once, so that the loss must fall."""
-    starts = np.random.default_rng(0).integers(0, 183, rows)
-    ids = (starts[:, None] + np.arange(tokens + 1)) % 183
-    ids[:, 0] = 183
-    write_rows(folder, "train", ids, None, INFO)
-    write_rows(folder, "val", ids[:4], None, INFO)
-    return folder
-
-
-def options(steps=8, **changes):
-    rates = {"matrix_lr": 0.02, "embedding_lr": 0.05, "head_lr": 0.01, "weight_decay": 0.05}
-    return LoopOptions(**({"schedule": Schedule(steps, 0.25, 0.5)} | rates | {"micro_batch_rows": 3} | changes))
-
-
-def run(folder, rows, loop=None, evaluate=None, stop=lambda: False, model=None):
-    """One session in `folder`; -> (model, result, recorder)."""
-    recorder = Recorder()
-    if model is None:
-        model = GPT(small_config(), compute_dtype="bfloat16")
-        model.init_weights(0)
-    batches = RowBatches(rows, "train", 4, seed=3)
-    result = train(
-        model, batches, loop or options(), resume_folder=folder, report=recorder, stop_requested=stop, evaluate=evaluate
-    )
-    return model, result, recorder
-
-
-def stop_after(steps):
-    """A stop request that arrives while step `steps` runs."""
-    asked = iter([False] * steps)
-    return lambda: next(asked, True)
 
 
 def test_schedule_at_the_steps_where_it_changes():
@@ -109,16 +56,6 @@ def gradients(model, batch, micro_batch_rows):
     return loss, [weight.grad.clone() for weight in model.parameters()]
 
 
-def uneven_batch(seed=0):
-    """Six rows with very different numbers of supervised tokens, one with none, and signed weights."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, 192, (6, 17), generator=generator)
-    weights = torch.randn(6, 16, generator=generator)
-    for row, kept in enumerate((16, 1, 0, 5, 9, 2)):
-        weights[row, kept:] = 0
-    return Batch(ids[:, :-1], ids[:, 1:], weights)
-
-
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_any_split_into_micro_batches_gives_the_same_gradient(rows):
     """A mean of micro-batch means passes with equal counts and fails here; a row of zeros gives no NaN."""
@@ -140,7 +77,10 @@ def test_it_learns_and_the_curve_tells_how(tmp_path):
     assert result.final_loss < 3.0
     assert [row["step"] for row in recorder.rows] == [10, 20, 30]
     assert recorder.rows[1]["loss"] == pytest.approx(np.mean(recorder.losses[10:20]))
-    assert recorder.rows[0].keys() == {"step", "tokens", "loss", "lr"}
+    assert {"step", "tokens", "loss", "lr", "grad_norm_matrices", "update_ratio_head", "lr_embedding"} <= {
+        *recorder.rows[0]
+    }
+    assert 0 < recorder.rows[0]["update_ratio_matrices"] < 1
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
@@ -162,7 +102,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     assert result.resumed_from == 11
     assert recorder.steps == [12]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    assert result.curve == expected.curve
+    assert [untimed(row) for row in result.curve] == [untimed(row) for row in expected.curve]
     assert [row["step"] for row in result.curve] == [4, 5, 8, 10, 12]
     assert [row["step"] for row in result.curve if "val_bpb" in row] == [5, 10, 12]
 
@@ -198,73 +138,22 @@ def test_checkpoints_follow_the_clock(tmp_path):
     model = randomised(small_config())
     batches = RowBatches(rows, "train", 4, seed=3)
     train(model, batches, options(checkpoint_seconds=0.0), resume_folder=tmp_path / "run", report=OnDisk())
-    assert len(published) == 9  # eight steps and the end
-    assert all(shown == saved for shown, saved in published)
+    assert sum(new for new, _ in published) == 8
+    shown = itertools.accumulate(new for new, _ in published)
+    assert all(count <= on_disk for count, (_, on_disk) in zip(shown, published, strict=True))
 
 
 def test_changed_options_are_refused_and_changed_code_is_reported(tmp_path):
     rows = write_text_rows(tmp_path / "rows")
     with pytest.raises(TrainingInterrupted):
         run(tmp_path / "run", rows, options(code_key="a"), stop=stop_after(2))
-    with pytest.raises(ValueError, match=r"matrix_lr=0.02, now matrix_lr=0.5"):
+    with pytest.raises(ValueError, match=r"optimizer.matrix_lr=0.02, now optimizer.matrix_lr=0.5"):
         run(tmp_path / "run", rows, options(code_key="a", matrix_lr=0.5))
     with pytest.raises(ValueError, match="other shapes"):
         run(tmp_path / "run", rows, options(code_key="a"), model=randomised(small_config(mlp_width=128)))
     _, result, recorder = run(tmp_path / "run", rows, options(code_key="b", micro_batch_rows=2))
     assert result.resumed_from == 2
     assert recorder.values == {"resumed_across_code_change": 1}
-
-
-class Constant:
-    """A source of one batch with chosen weights."""
-
-    def __init__(self, *batches):
-        self.batches, self.taken = batches, 0
-
-    def next(self):
-        self.taken += 1
-        return self.batches[min(self.taken, len(self.batches)) - 1]
-
-    def state_dict(self):
-        return {"taken": self.taken}
-
-    def load_state_dict(self, state):
-        self.taken = state["taken"]
-
-
-def test_a_loss_that_is_not_a_number_stops_with_the_step_and_saves_nothing(tmp_path):
-    good, bad = uneven_batch(), uneven_batch()
-    bad.weights_BT[0, 0] = math.nan
-    with pytest.raises(TrainingDiverged, match=r"step 3: the loss is nan; matrix learning rate .* learning_rate_scale"):
-        train(
-            randomised(small_config()),
-            Constant(good, good, bad),
-            options(checkpoint_seconds=0.0, spike_nats=None),
-            resume_folder=tmp_path,
-            report=Recorder(),
-        )
-    assert load_state_info(tmp_path)["position"]["step"] == 2
-    assert "NaN" not in json.dumps(load_state_info(tmp_path))
-
-
-def test_a_jump_of_the_loss_stops_the_run(tmp_path):
-    quiet, loud = uneven_batch(), uneven_batch(seed=5)
-    quiet.weights_BT.abs_().mul_(0.01)
-    loud.weights_BT.abs_().mul_(10)
-    source, frozen = Constant(*[quiet] * 25, *[loud] * 15), {"matrix_lr": 0.0, "embedding_lr": 0.0, "head_lr": 0.0}
-    with pytest.raises(TrainingDiverged, match="step 35: the loss jumped"):
-        train(randomised(small_config()), source, options(40, **frozen), resume_folder=tmp_path, report=Recorder())
-
-
-def test_one_odd_batch_stops_nothing(tmp_path):
-    """A batch of four rows that all came from the harder part of a mixture ended a midtraining run."""
-    quiet, loud = uneven_batch(), uneven_batch(seed=5)
-    quiet.weights_BT.abs_().mul_(0.01)
-    loud.weights_BT.abs_().mul_(10)
-    source = Constant(*[quiet] * 25, *[loud] * 9, quiet, *[loud] * 5)
-    frozen = {"matrix_lr": 0.0, "embedding_lr": 0.0, "head_lr": 0.0}
-    result = train(randomised(small_config()), source, options(40, **frozen), resume_folder=tmp_path, report=Recorder())
-    assert result.steps == 40
 
 
 def test_a_step_without_supervised_tokens_changes_nothing(tmp_path):
@@ -276,3 +165,12 @@ def test_a_step_without_supervised_tokens_changes_nothing(tmp_path):
     result = train(model, Constant(empty), options(3), resume_folder=tmp_path, report=Recorder())
     assert result.final_loss == 0.0
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_samples_are_shown_when_due(tmp_path):
+    rows, recorder = write_text_rows(tmp_path / "rows"), Recorder()
+    model, batches = randomised(small_config()), RowBatches(rows, "train", 4, seed=3)
+    loop, shown = options(6, sample_every=4), []
+    sample = lambda model, step: shown.append((model.training, step))  # noqa: E731
+    train(model, batches, loop, resume_folder=tmp_path / "run", report=recorder, sample=sample)
+    assert shown == [(True, 4)]

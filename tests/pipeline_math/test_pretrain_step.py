@@ -56,6 +56,16 @@ def test_batch_rules():
     assert step.muon_weight_decay(2**18, 0.14e9) == 0.28  # clamped; the rule says 1.89
 
 
+def test_small_batches_keep_three_quarters_of_the_rates():
+    """Bug it repairs: at 8,192 tokens per step the rule made every rate eight times too small."""
+    assert step.learning_rate_factor(8192) == 0.125
+    assert step.learning_rate_factor_of_small_runs(8192) == step.learning_rate_factor_of_small_runs(2048) == 0.75
+    border = 2**19 * step.LEAST_LEARNING_RATE_FACTOR**2
+    assert step.learning_rate_factor_of_small_runs(border * 1.01) == step.learning_rate_factor(border * 1.01) > 0.75
+    assert step.learning_rate_factor_of_small_runs(2**21) == 2.0
+    assert step.learning_rate_factor_of_small_runs(8192, least=0.0) == 0.125
+
+
 def test_critical_batch():
     assert step.critical_batch_tokens(3.28) / 1e6 == pytest.approx(0.70, abs=0.01)
     assert step.critical_batch_tokens(2.8) / 1e6 == pytest.approx(1.48, abs=0.01)

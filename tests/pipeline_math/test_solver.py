@@ -289,7 +289,7 @@ def test_what_more_buys_is_the_difference_of_two_plans():
 
 
 def test_memory_buys_depth_where_memory_binds():
-    found = solve(changed(CARD, memory_bytes=6.0 * GIB), work=WORK)
+    found = solve(changed(CARD, memory_bytes=5.0 * GIB), work=WORK)
     gain = {gain.change: gain for gain in what_more_buys(found, WORK)}["one more GiB per device"]
     assert gain.depth_change > 0
     assert gain.bits_per_byte_change < 0

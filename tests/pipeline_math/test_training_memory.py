@@ -22,7 +22,7 @@ from pipeline_math.memory_constants import (
 )
 from pipeline_math.model_flops_vram import ModelShape, shape_of_depth
 from pipeline_math.serving_memory import largest_sequences, serving_memory
-from pipeline_math.static_memory import StaticBytes, default_static, static_memory_bytes
+from pipeline_math.static_memory import StaticBytes, default_static, gathered_bytes, static_memory_bytes
 from pipeline_math.training_memory import (
     MemoryOptions,
     explicit_attention_bytes,
@@ -231,3 +231,18 @@ def test_sequences_are_counted_as_step_nine_counts_them(shape, gib, tokens_each)
 def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_fully_sharded_training_divides_all_three_and_gathers_two_layers_and_the_tables():
+    """ZeRO-3 on 8 devices: of 12 + 16 B only an eighth, but what is at work is whole."""
+    whole, sharded = default_static(D12), default_static(D12, weight_shards=8)
+    assert sharded.gradients_bytes == whole.gradients_bytes / 8
+    assert sharded.optimizer_bytes == whole.optimizer_bytes / 8
+    gathered = 4 * (2 * 12 * 768**2 + 2 * 32768 * 768)
+    assert sharded.weights_bytes == whole.weights_bytes / 8 + gathered
+    assert default_static(D12, optimizer_shards=8, weight_shards=8) == sharded
+    assert gathered_bytes(D12, 1) == 0
+    one_layer = dataclasses.replace(D12, n_layers=1)
+    assert gathered_bytes(one_layer, 2) == 4 * (12 * 768**2 + 2 * 32768 * 768)
+    with pytest.raises(ValueError, match="weight_shards=0"):
+        default_static(D12, weight_shards=0)

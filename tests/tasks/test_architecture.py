@@ -103,6 +103,31 @@ def test_a_depth_overrides_the_plan(tmp_path):
     assert (config.n_layers, config.d_model, config.n_heads, config.n_kv_heads) == (4, 256, 2, 1)
 
 
+@pytest.mark.parametrize(
+    ("research", "extras"),
+    [
+        (True, {"window_pattern": "SSSL", "value_embeddings": True, "residual_scalars": True, "qk_scale": 1.2}),
+        ({"window_pattern": "SL", "value_embeddings": False},
+         {"window_pattern": "SL", "value_embeddings": False, "residual_scalars": True, "qk_scale": 1.2}),
+    ],
+)  # fmt: skip
+def test_research_models_are_configured_and_counted(tmp_path, capsys, research, extras):
+    """The stage fails if a formula is off by one gate: parameters and bytes are compared with the built model."""
+    shape = {"n_layers": 3, "d_model": 64, "n_heads": 4, "n_kv_heads": 2, "tokens_per_row": 256}
+    context, config, report = run_stage(tmp_path / "research", research=research, **shape)
+    _, default, plain = run_stage(tmp_path / "default", research=False, **shape)
+    assert dataclasses.asdict(config.research) == extras and default.research is None
+    more = 2 * 3 + extras["value_embeddings"] * 2 * (VOCABULARY * 32 + 12 * 2)
+    assert report["research_parameters"] == report["parameters"] - plain["parameters"] == more
+    assert context.measured["parameters"] == report["parameters"]
+    windows = (256 - 128) * (2 if extras["window_pattern"] == "SSSL" else 1)  # tokens that the first layers do not see
+    gates = 6 * extras["value_embeddings"] * 2 * 12 * 2
+    assert plain["train_flops_per_token"] - report["train_flops_per_token"] == 12 * 64 * windows - gates
+    assert report["training_memory_bytes"] - plain["training_memory_bytes"] == pytest.approx(16 * more, rel=0.01)
+    assert capsys.readouterr().out.count("the stage export will refuse it") == 1
+    assert "each layer's window" in report["flops_convention"]
+
+
 def test_precision_and_attention_change_the_memory_estimate(tmp_path):
     _, _, automatic = run_stage(tmp_path / "auto")
     _, _, fused = run_stage(tmp_path / "sdpa", attention="sdpa")
@@ -121,6 +146,9 @@ def test_precision_and_attention_change_the_memory_estimate(tmp_path):
         ({"d_model": 64, "n_layers": 2}, "architecture.n_heads is null"),
         ({"depth": 2, "d_model": 64, "n_layers": 2, "n_heads": 2}, "exclude each other"),
         ({"precision": "fp16"}, "precision"),
+        ({"research": {"windows": "SL"}}, "unknown key 'windows' in architecture.research .allowed: window_pattern, "),
+        ({"research": {"window_pattern": "SX"}}, "research.window_pattern"),
+        ({"research": "published"}, "research"),
         ({"layers": 3}, "unknown key 'layers'"),
     ],
 )

@@ -120,6 +120,28 @@ def test_a_tensor_without_a_place_fails_the_stage(root):
         run(root)
 
 
+def test_a_research_model_is_refused_with_what_has_no_place_and_what_to_do(root):
+    """Catches an export that writes NanoChatForCausalLM and leaves windows out: they are no tensor that could miss."""
+    from model.checkpoint import save_weights
+    from model.engine.hf_config import to_hf
+    from model.research import ResearchConfig
+
+    windows = ResearchConfig("SL", value_embeddings=False, residual_scalars=False, qk_scale=1.0)
+    for research, told in (
+        (windows, "windows SL have"),
+        (ResearchConfig(), "SSSL, value embeddings, residual scalars"),
+    ):
+        model = GPT(tiny.config(research=research))
+        model.init_weights(0)
+        folder = root / "artifacts/rl/checkpoint"
+        save_weights(folder, model, json.loads((folder / "meta.json").read_text()))
+        with pytest.raises(StageError, match=rf"{told}.*research: false.*`dvc repro gate`"):
+            run(root)
+        assert not list((root / "work/export/out").glob("*"))
+    with pytest.raises(ValueError, match="is a research model"):
+        to_hf(model.config, tiny.tokenizer(), "float32")
+
+
 def test_a_model_that_transformers_computes_differently_fails_the_stage(root, monkeypatch):
     """Catches a check that cannot fail: the folder gets another softcap than the model was trained with."""
     from model.engine import hf_config

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from model.tokenizer import Tokenizer, byte_tokenizer_json
 from tasks._context import read_events
 from tasks._errors import Interrupted, StageError
 from tasks._params import validate
-from tasks.pretrain import Params, run
+from tasks._training import optimizer_options
+from tasks.pretrain import Params, run, steps_of
 from tasks.stages import Stage
 from tests.model.test_gpt import small_config
 from tests.stage_context import make_context, publish
@@ -76,6 +78,8 @@ def test_it_trains_what_the_plan_says_and_writes_a_checkpoint(tmp_path):
     assert float(rows[-1]["val_bpb"]) == ctx.figures["final_val_bpb"]
     published = [event["step"] for event in read_events(ctx.resume / "events.jsonl") if event["event"] == "curve"]
     assert published == list(range(1, 9))
+    events = [event for event in read_events(ctx.resume / "events.jsonl") if event["event"] == "curve"]
+    assert [event["step"] for event in events if "val_bpb" in event["values"]] == [4, 8]  # also that of the end
 
 
 def test_params_override_the_plan(tmp_path):
@@ -143,15 +147,38 @@ def test_shards_of_another_tokenizer_or_shape_are_refused(tmp_path):
 
 def test_rates_follow_batch_and_width():
     """One set of rates serves a laptop and a node: the rules of pipeline_math are applied, and the decay is bounded."""
-    from tasks._training import _options
-
-    ctx = type("Context", (), {"runtime": type("R", (), {"checkpoint_seconds": 1.0})(), "code_key": ""})()
-    small = _options(ctx, Params(), d_model=256, steps=100, batch_tokens=2**13)
-    large = _options(ctx, Params(), d_model=768, steps=2520, batch_tokens=2**19)
+    small = optimizer_options(Params(), d_model=256, steps=100, batch_tokens=2**13)
+    large = optimizer_options(Params(), d_model=768, steps=2520, batch_tokens=2**19)
     assert (large.matrix_lr, large.head_lr) == (Params().matrix_lr, Params().head_lr)
     assert small.matrix_lr == pytest.approx(large.matrix_lr / 8)
     assert small.head_lr == pytest.approx(large.head_lr / 8 * 3**0.5)
     assert small.weight_decay == Params().weight_decay
+
+
+SCALING = 2 * (4 * 64**2 + 2 * 64 * 256) + 320 * 64
+"""Scaling parameters of the model below: matrices of two layers, and the head."""
+FLOPS = 6 * SCALING + 12 * 2 * 64 * 32
+"""Per token, at rows of 32 tokens."""
+
+
+@pytest.mark.parametrize(
+    ("horizon", "steps"),
+    [
+        ({}, 8),  # the plan's 1,000 tokens, rounded up
+        ({"steps": 5}, 5),
+        ({"tokens_per_parameter": 2.0}, math.ceil(2.0 * SCALING / 128)),
+        ({"total_flops": 1.0e9}, math.ceil(1.0e9 / FLOPS / 128)),
+        ({"hours": 1.0}, 8),
+    ],
+)
+def test_every_horizon_gives_its_steps(horizon, steps):
+    config = small_config(vocab_size=320, sequence_length=32)
+    assert steps_of(validate(Params, horizon, "here"), config, 1000, 128, 32) == steps
+
+
+def test_two_horizons_are_refused():
+    with pytest.raises(StageError, match="steps and hours exclude each other"):
+        validate(Params, {"steps": 5, "hours": 1.0}, "params.yaml, section pretrain")
 
 
 def test_overlapping_schedule_parts_are_refused():

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from model.checkpoint import load_weights, save_weights
+from model.divergence import GuardOptions
 from model.engine.row import Completion
 from model.gpt import GPT, GPTConfig
+from model.optim import OptimizerOptions
 from model.train_loop import train
 from model.train_options import LoopOptions, Schedule
 from tasks import rl
@@ -64,14 +66,15 @@ def test_advantages_sum_to_zero_and_vanish_without_difference():
 
 
 def loop_options(steps):
-    return LoopOptions(Schedule(steps, 0.0, 1.0, 0.0), 1e-3, 1e-3, 1e-3, micro_batch_rows=2, spike_nats=None)
+    rates = OptimizerOptions(1e-3, 1e-3, 1e-3)
+    return LoopOptions(Schedule(steps, 0.0, 1.0, 0.0), rates, GuardOptions(signed=True), micro_batch_rows=2)
 
 
 class Quiet:
     def progress(self, *_):
         pass
 
-    curve = note = figures = progress
+    live = curve = note = figures = progress
 
 
 def rollouts(model, tokenizer, reward):
@@ -103,7 +106,8 @@ def test_reward_makes_what_was_rewarded_more_likely(tmp_path):
         model, tokenizer, sizes, 0, lambda step, n: make_problem(f"{step}/{n}", "train", "train"),
         lambda problem, text: sum(letter in wanted for letter in text) / 4,
     )  # fmt: skip
-    options = LoopOptions(Schedule(25, 0.0, 0.5, 0.1), 0.02, 0.02, 0.02, micro_batch_rows=32, spike_nats=None)
+    rates = OptimizerOptions(0.02, 0.02, 0.02)
+    options = LoopOptions(Schedule(25, 0.0, 0.5, 0.1), rates, GuardOptions(signed=True), micro_batch_rows=32)
     train(model, batches, options, resume_folder=tmp_path / "states", report=Quiet())
     rewards = [row["reward"] for row in batches.history]
     assert sum(rewards[-5:]) > sum(rewards[:5]) + 0.5
