@@ -83,11 +83,15 @@ def test_published_d12_files():
 
 
 def test_our_static_bytes_count_every_fp32_state():
-    """8 B per weight and gradient; +4 B Muon for blocks, +8 B AdamW for both tables; only the optimizer is sharded."""
+    """8 B per weight and gradient; +4 B Muon for blocks and their longer sides, +8 B AdamW for both tables.
+
+    Only the optimizer is sharded.
+    """
     shape = ModelShape(1, 8, 2, 2, 32, 64, 16)
     blocks, tables = 12 * 64, 2 * 64 * 8
-    assert static_memory_bytes(shape) == 12 * blocks + 16 * tables
-    assert static_memory_bytes(shape, 4) == 9 * blocks + 10 * tables
+    sides = 4 * 8 + 2 * 32
+    assert static_memory_bytes(shape) == 12 * blocks + 4 * sides + 16 * tables
+    assert static_memory_bytes(shape, 4) == 9 * blocks + sides + 10 * tables
     assert default_static(shape, 4).weights_bytes == default_static(shape, 1).weights_bytes
     assert DEFAULT.static_memory_bytes(shape, 4) == static_memory_bytes(shape, 4)
     assert RESEARCH.static_memory_bytes(shape, 2) < RESEARCH.static_memory_bytes(shape, 1)
