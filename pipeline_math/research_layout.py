@@ -84,7 +84,7 @@ class ResearchExtras:
         extra = self.extra_parameters(shape)
         base = default_static(shape, optimizer_shards, weight_shards)
         weights = 4.0 * sum(extra.values()) / weight_shards
-        gate_sides = extra["gates"] // min(12, shape.n_kv_heads)  # NorMuon's second moment: the longer side of each gate
+        gate_sides = extra["gates"] // min(12, shape.n_kv_heads)  # NorMuon's second moment of the longer side
         optimizer = 4.0 * (extra["gates"] + gate_sides) + 8.0 * (extra["value_embeddings"] + extra["scalars"])
         return StaticBytes(
             base.weights_bytes + weights,
