@@ -80,7 +80,7 @@ class ResearchExtras:
         return windowed_flops_per_token(shape, [float(window) for window in self.windows(shape)]) + gates
 
     def static_bytes(self, shape: ModelShape, optimizer_shards: int = 1, weight_shards: int = 1) -> StaticBytes:
-        """`default_static` and the extras: fp32; Muon's 4 B per gate weight and longer side, AdamW's 8 B for the rest."""
+        """`default_static` and the extras, fp32: Muon's 4 B per gate weight and longer side, AdamW's 8 B elsewhere."""
         extra = self.extra_parameters(shape)
         base = default_static(shape, optimizer_shards, weight_shards)
         weights = 4.0 * sum(extra.values()) / weight_shards

@@ -26,10 +26,11 @@ class StaticBytes:
 def default_static(shape: ModelShape, optimizer_shards: int = 1, weight_shards: int = 1) -> StaticBytes:
     """Weights, gradients and optimizer state of our training loop on each of several devices.
 
-    fp32 master weights and gradients everywhere (4 + 4), one fp32 momentum for block matrices (Muon, 4) and a second
-    moment for each of the longer side's rows or columns (NorMuon), two fp32 moments for embedding and head (AdamW, 8). `optimizer_shards` divides the optimizer state alone (ZeRO-1, arXiv
-    1910.02054), `weight_shards` all three (fully sharded, ZeRO-3), plus what is gathered while it computes.
-    Gradients count from the first micro-batch on, though they appear only in its backward pass.
+    fp32 master weights and gradients everywhere (4 + 4); for block matrices one fp32 momentum (Muon, 4) and a second
+    moment for each row or column of the longer side (NorMuon); two fp32 moments for embedding and head (AdamW, 8).
+    `optimizer_shards` divides the optimizer state alone (ZeRO-1, arXiv 1910.02054), `weight_shards` all three (fully
+    sharded, ZeRO-3), plus what is gathered while it computes. Gradients count from the first micro-batch on, though
+    they appear only in its backward pass.
     """
     whole(1, optimizer_shards=optimizer_shards, weight_shards=weight_shards)
     tables = 2 * shape.vocab_size * shape.d_model
