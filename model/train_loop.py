@@ -9,20 +9,19 @@ the loader's position. A state is written before every evaluation, on request, a
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from model.allocator import keep_freed_memory
+from model.agreement import Agreement
 from model.batches import Batch
-from model.compilation import ComputeChoice, apply, prepare_compute
 from model.divergence import DivergenceGuard, Verdict
 from model.gpt import GPT
 from model.horizon import WallClock
-from model.micro_batch import largest_micro_batch
 from model.optim import Optimizer
-from model.ranks import exchange_json, rank_and_world_size, sum_over_ranks
+from model.ranks import any_over_ranks, rank_and_world_size, sum_over_ranks
+from model.train_compute import settle_compute
 from model.train_figures import StepFigures
 from model.train_options import (
     Batches,
@@ -53,8 +52,6 @@ Evaluate = Callable[[GPT], dict[str, float]]
 Sample = Callable[[GPT, int], None]
 BEST_BY = "val_bpb"
 """The value of an evaluation that decides which state is the best: the smallest."""
-_AGREE_SECONDS = 1.0
-"""About how often several ranks agree on stopping and saving: asking waits for the device."""
 _LIVE_SECONDS = 1.0
 _PLAN_EVERY = 10
 """Steps between plans of a wall-clock horizon, where several ranks have to agree on it."""
@@ -81,6 +78,7 @@ def train(
     try:
         resumed_from = run.restore()
         run.prepare()
+        run.evaluate_if_due(evaluate)
         while run.has_steps_left():
             reason, save = run.agree(stop_requested())
             if reason:
@@ -102,8 +100,8 @@ class _Run:
     """One session of a run: the loop above calls its methods in order."""
 
     def __init__(self, model: GPT, batches: Batches, options: LoopOptions, folder: Path, report: Reporter) -> None:
-        self.session_started = time.monotonic()
-        self.model, self.batches, self.options, self.folder, self.report = model, batches, options, folder, report
+        self.session_started = self.step_ended = time.monotonic()
+        self.model, self.batches, self.options, self.report = model, batches, options, report
         self.optimizer = Optimizer(model, options.optimizer)
         self.updater = Updater(model, self.optimizer, options.micro_batch_rows or 16, report.note)
         self.rank, self.world_size = rank_and_world_size()
@@ -116,10 +114,8 @@ class _Run:
         self.at = Position()
         self.launched: Update | None = None
         self.last_update: Update | None = None
-        self.step_ended = time.monotonic()
         self.step_seconds = self.wall_seconds_before = 0.0
-        self.next_agreement, self.live_at = 0, 0.0
-        self.skipping = False
+        self.agreement, self.skipping, self.live_at = Agreement(model.device), False, 0.0
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -144,55 +140,39 @@ class _Run:
     def _take_up(self, state: State) -> None:
         at = self.at = self.states.take_up(state)
         self.figures.load_state_dict(at.figures)
-        if at.micro_batch_rows:
-            self.updater.micro_batch_rows = min(self.updater.micro_batch_rows, at.micro_batch_rows)
+        if at.micro_batch_rows:  # what was found by probing or running out of memory, unless less is asked for now
+            self.updater.micro_batch_rows = min(
+                self.options.micro_batch_rows or at.micro_batch_rows, at.micro_batch_rows
+            )
         if at.planned_steps:
             self.schedule = replace(self.options.schedule, steps=at.planned_steps, warmup_done=at.warmup_done)
 
     def prepare(self) -> None:
-        """Choose how to compute, or take the choice the saved state was computed with."""
-        options, note = self.options, self.report.note
-        cache_folder = Path(options.cache_folder) if options.cache_folder else None
-        if self.at.finished:
-            return
-        if self.model.device.type == "cpu":
-            keep_freed_memory()
-        if self.at.compute:
-            apply(ComputeChoice.from_values(self.at.compute), self.model, cache_folder=cache_folder, note=note)
-            return
-        rows = self.updater.micro_batch_rows
-        step_rows, tokens = getattr(self.batches, "step_shape", None) or (rows, None)
-        if tokens is not None and not self.at.step:
-            rows = largest_micro_batch(
-                self.model, step_rows, tokens, most_rows=options.micro_batch_rows, note=note
-            ).rows
-            rows = self.updater.micro_batch_rows = min(exchange_json(rows, self.model.device))
-        choice = prepare_compute(
-            self.model,
-            self.model.device,
-            rows=min(rows, step_rows),
-            tokens=tokens,
-            micro_batches=-(-step_rows // rows),
-            steps_left=self.schedule.steps - self.at.step,
-            request=options.compile,
-            cache_folder=cache_folder,
-            note=note,
-        )
-        self.at.compute = asdict(choice)
+        """Settle how this session computes."""
+        if not self.at.finished:
+            steps_left = self.schedule.steps - self.at.step
+            settle_compute(self.model, self.batches, self.options, self.at, self.updater, steps_left, self.report.note)
+        self.step_ended = time.monotonic()
 
     def save(self, *, wait: bool = False, best: bool = False, row_is_open: bool = False) -> None:
         """Take a state, unless the weights are lost: then the guard will go back, or, with `wait`, TrainingDiverged."""
         self.drain()
-        at = self.at
-        lost = [name for name, weight in self.model.named_parameters() if not bool(torch.isfinite(weight).all())]
+        at, started = self.at, time.monotonic()
+        own = [getattr(weight, "_local_tensor", weight).isfinite().all() for weight in self.model.parameters()]
+        (lost,) = any_over_ranks(not bool(torch.stack(own).all()), device=self.model.device)
         if lost and wait:
-            raise TrainingDiverged(f"step {at.step}: {lost[0]} holds values that are not finite; {self._advice()}")
+            raise TrainingDiverged(f"step {at.step}: the weights are not finite; {self._advice()}")
         if lost:
-            self.report.note(f"step {at.step}: no state is saved, {lost[0]} holds values that are not finite")
+            self.report.note(f"step {at.step}: no state is saved, the weights are not finite")
             return
         at.guard, at.figures = self.guard.state_dict(), self.figures.state_dict()
         at.wall_seconds, at.states_saved = self._wall_seconds(), at.states_saved + 1
         self.states.save(at, wait=wait, best=best, row_is_open=row_is_open)
+        self._leave_out(started)
+
+    def _leave_out(self, started: float) -> None:
+        """The time since `started` belongs to no step."""
+        self.step_ended += time.monotonic() - started
 
     def has_steps_left(self) -> bool:
         """False when the last update has been judged; its judgement may lead back to an older state."""
@@ -214,19 +194,12 @@ class _Run:
     # --- one step ------------------------------------------------------------------------------------------------
 
     def agree(self, stop: bool) -> tuple[str, bool]:
-        """What all ranks do now: (why to stop, or nothing; whether to save). Several ranks ask about once a second."""
+        """What all ranks do now: (why to stop, or nothing; whether to save)."""
         limit = self.options.limit_seconds
         late = limit is not None and time.monotonic() - self.session_started >= limit
         # While steps are skipped the weights stand still, and a new state would push out one from before.
         save = self.at.step > 0 and not self.skipping and self.states.is_due()
-        if self.world_size > 1:
-            if self.at.step < self.next_agreement:
-                return "", False
-            pause = max(1.0, _AGREE_SECONDS / max(1e-3, self.step_seconds or _AGREE_SECONDS))
-            asked = [float(stop), *(float(x) if self.rank == 0 else 0.0 for x in (late, save, pause // 1))]
-            stop_, late_, save_, pause = sum_over_ranks(torch.tensor(asked, device=self.model.device)).tolist()
-            self.next_agreement = self.at.step + int(pause)
-            stop, late, save = stop_ > 0, late_ > 0, save_ > 0
+        stop, late, save = self.agreement.reached(self.at.step, self.step_seconds, stop, late, save)
         return ("stopped on request" if stop else f"time limit of {limit:g} s reached" if late else ""), save
 
     def take_step(self) -> None:
@@ -302,15 +275,21 @@ class _Run:
         self.states.publish(at)
         if self.clock is not None and (self.world_size == 1 or at.step % _PLAN_EVERY == 0):
             self._plan(self.clock)
-        paused = time.monotonic()
-        if evaluate is not None and self._evaluation_is_due(at.step):
-            self.save(row_is_open=True)
-            if self.at.step == at.step:  # and not rolled back just now
-                self._keep_best(self.evaluate(evaluate))
+        self.evaluate_if_due(evaluate)
         if sample is not None and options.sample_every and at.step % options.sample_every == 0 and self.rank == 0:
             self.drain()
+            started = time.monotonic()
             sample(self.model, at.step)
-        self.step_ended += time.monotonic() - paused
+            self._leave_out(started)
+
+    def evaluate_if_due(self, evaluate: Evaluate | None) -> None:
+        """Once at every step where it is due, also when the run was killed after saving and before evaluating."""
+        step = self.at.step
+        if evaluate is None or not self._evaluation_is_due(step) or self.at.evaluated_step == step:
+            return
+        self.save(row_is_open=True)
+        if self.at.step == step:  # and not rolled back just now
+            self._keep_best(self.evaluate(evaluate))
 
     def _keep_best(self, values: dict[str, float]) -> None:
         value = values.get(BEST_BY)
@@ -332,8 +311,8 @@ class _Run:
 
     def evaluate(self, evaluate: Evaluate) -> dict[str, float]:
         """Evaluate and enter the values in the newest curve row."""
-        started = time.monotonic()
         self.drain()
+        started = time.monotonic()
         self.model.eval()
         values = {name: float(value) for name, value in evaluate(self.model).items()}
         self.model.train()
@@ -341,7 +320,8 @@ class _Run:
             self.at.curve[-1].update(values)
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.report.note(f"step {self.at.step}: {shown}")
-        self.at.evaluation_seconds = time.monotonic() - started
+        self.at.evaluated_step, self.at.evaluation_seconds = self.at.step, time.monotonic() - started
+        self._leave_out(started)
         return values
 
     # --- divergence ----------------------------------------------------------------------------------------------
@@ -379,9 +359,10 @@ class _Run:
         self._take_up(state)
         self.at.skipped_steps, self.at.rollbacks = skipped, rollbacks
         factor = self.guard.rolled_back(self.at.step)
-        self.next_agreement = 0
+        self.agreement.ask_again()
         self.report.note(f"went back to step {self.at.step}, learning rates times {factor:g}")
         self.save(wait=True)  # a run killed now must not go back to the old rates
+        self.step_ended = time.monotonic()
 
     def _advice(self) -> str:
         lr = self.options.optimizer.matrix_lr * self.schedule.lr_factor(max(self.at.step - 1, 0)) * self.guard.lr_factor

@@ -26,6 +26,8 @@ class Position:
     rollbacks: int = 0
     micro_batch_rows: int = 0
     """Rows computed at once after memory ran out; 0: as the options say."""
+    evaluated_step: int = 0
+    """The last one that was evaluated."""
     evaluation_seconds: float = 0.0
     """What the last evaluation took."""
     curve: list[dict[str, float]] = field(default_factory=list)

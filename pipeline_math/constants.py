@@ -12,31 +12,30 @@ from pipeline_math.forecast import Calibration, Constant, Noise, prior
 from pipeline_math.hardware import Hardware
 
 _FITTED = "fitted to steps of 30 shapes, 0.03 M to 30 M parameters, on two cores; see benchmarks/"
+_SHAPES = "fitted to steps of 21 random shapes on two cores: python -m benchmarks.step_shapes --shapes 28"
 _PIPELINES = "fitted to seven random pipelines on two cores; see benchmarks/"
 _RECORDED = "fitted to the recorded laptop run and the pulse on two cores"
 _ASSUMED = "assumed, not measured"
 
 _CPU = (
     # One optimizer step, `step_time.step_terms`.
-    Constant("products", 0.71, 0.25, "-", "matrix products of the blocks, forward and backward", _FITTED),
-    Constant("head_products", 1.17, 0.30, "-", "products of the head", _FITTED),
+    Constant("products", 0.5, 0.25, "-", "matrix products of the blocks, forward and backward", _SHAPES),
+    Constant("head_products", 1.18, 0.30, "-", "products of the head", _SHAPES),
+    Constant("softmax", 7.5, 0.20, "-", "loss: passes over the logits, 4 B each, while they are in the cache", _SHAPES),
     Constant(
-        "softmax", 21.6, 0.20, "-", "loss: passes over the logits, 4 B each, while they are in the cache", _FITTED
+        "elementwise", 148.0, 0.20, "-", "passes over the activations of a layer, 4 B per token and channel", _SHAPES
     ),
-    Constant(
-        "elementwise", 126.0, 0.20, "-", "passes over the activations of a layer, 4 B per token and channel", _FITTED
-    ),
-    Constant("scores", 13.2, 0.25, "-", "passes over explicit attention scores, 4 B each", _FITTED),
-    Constant("score_products", 1.6, 0.35, "-", "products of explicit attention", _FITTED),
+    Constant("scores", 13.4, 0.25, "-", "passes over explicit attention scores, 4 B each", _SHAPES),
+    Constant("score_products", 1.36, 0.35, "-", "products of explicit attention", _SHAPES),
     Constant("fused_attention", 3.3, 0.35, "-", "fused attention", _FITTED),
     Constant(
-        "weight_passes", 9.3, 0.20, "-", "passes over weights and their gradients per micro-batch, 4 B each", _FITTED
+        "weight_passes", 7.4, 0.25, "-", "passes over weights and their gradients per micro-batch, 4 B each", _SHAPES
     ),
-    Constant("layer_calls", 2.0e-3, 0.20, "s", "operators of one layer on one micro-batch", _FITTED),
-    Constant("orthogonalisation", 1.27, 0.20, "-", "products of Muon", _FITTED),
-    Constant("optimizer_passes", 12.3, 0.20, "-", "passes over weights and optimizer state, 4 B each", _FITTED),
-    Constant("optimizer_calls", 2.6e-3, 0.20, "s", "operators of the optimizer on one layer", _FITTED),
-    Constant("step_once", 6.0e-3, 0.30, "s", "batch, schedule and bookkeeping of one step", _PIPELINES),
+    Constant("layer_calls", 1.8e-3, 0.20, "s", "operators of one layer on one micro-batch", _SHAPES),
+    Constant("orthogonalisation", 1.06, 0.20, "-", "products of Muon", _SHAPES),
+    Constant("optimizer_passes", 10.7, 0.25, "-", "passes over weights and optimizer state, 4 B each", _SHAPES),
+    Constant("optimizer_calls", 2.1e-3, 0.25, "s", "operators of the optimizer on one layer", _SHAPES),
+    Constant("step_once", 4.4e-3, 0.30, "s", "batch, schedule and bookkeeping of one step", _SHAPES),
     Constant("whole_model", 1.0, 0.10, "-", "all of a step over its time at a given MFU", _ASSUMED),
     # Stages.
     Constant("process", 0.22, 0.30, "s", "interpreter, keys, parameters, publishing", _PIPELINES),

@@ -170,3 +170,27 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path):
     assert result.resumed_from < 6
     assert (result.steps, result.tokens) == (12, 12 * 4 * 16)
     assert any(str(newest.parent) in note for note in recorder.notes)
+
+
+def test_a_run_killed_between_saving_and_evaluating_evaluates_when_it_goes_on(tmp_path):
+    """The state before an evaluation is of a step that was not evaluated: its value would be missing in the curve."""
+    rows, loop = write_text_rows(tmp_path / "rows"), options(8, eval_every=4)
+
+    def killed(model):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", rows, loop, killed)
+    _, result, recorder = run(tmp_path / "run", rows, loop, lambda model: {"val_bpb": 1.0})
+    assert (result.resumed_from, recorder.steps) == (4, [5, 6, 7, 8])
+    assert [row["step"] for row in result.curve if "val_bpb" in row] == [4, 8]
+    assert [row["step"] for row in recorder.rows if "val_bpb" in row] == [4, 8]
+
+
+def test_saving_and_evaluating_are_no_part_of_a_step(tmp_path, monkeypatch):
+    """Bug it catches: tokens per second fell with every evaluation, and the forecast of a step learnt from that."""
+    rows = write_text_rows(tmp_path / "rows")
+    run(tmp_path / "imports", rows, options(1))
+    loop = options(6, eval_every=1, checkpoint_seconds=0.0)
+    _, result, _ = run(tmp_path / "run", rows, loop, lambda model: {"val_bpb": time.sleep(0.2) or 1.0})
+    assert result.seconds < 0.8  # five evaluations took a second
