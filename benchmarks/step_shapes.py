@@ -18,8 +18,9 @@ import torch
 from model.allocator import keep_freed_memory
 from model.batches import Batch
 from model.compilation import prepare_compute
-from model.gpt import GPT, GPTConfig
+from model.gpt import GPT
 from model.optim import Optimizer, OptimizerOptions
+from model.shape_of_config import config_of_shape
 from model.train_step import Updater
 from pipeline_math.calibrate import calibrate
 from pipeline_math.constants import CONSTANTS, noise_of, prior_of
@@ -44,16 +45,7 @@ def random_shape(draw: random.Random) -> tuple[ModelShape, int, int]:
 
 def step_seconds(shape: ModelShape, rows: int, micro_batch_rows: int, steps: int) -> float:
     """Median seconds of a step after three to warm up."""
-    config = GPTConfig(
-        shape.vocab_size,
-        shape.n_layers,
-        shape.d_model,
-        shape.n_heads,
-        shape.n_kv_heads,
-        shape.mlp_width,
-        shape.tokens_per_row,
-    )
-    model = GPT(config)
+    model = GPT(config_of_shape(shape))
     model.init_weights(0)
     prepare_compute(model, torch.device("cpu"), rows=micro_batch_rows, steps_left=0, request="off")
     updater = Updater(model, Optimizer(model, OptimizerOptions(0.02, 0.3, 0.008, 0.1)), micro_batch_rows, print)

@@ -28,9 +28,9 @@ from torch import Tensor
 from model.allocator import keep_freed_memory
 from model.compilation import prepare_compute
 from model.gpt import GPT
-from model.gpt_config import GPTConfig
 from model.loss import softcap_cross_entropy
 from model.optim import Optimizer, OptimizerOptions
+from model.shape_of_config import config_of_shape
 from pipeline_math.model_flops_vram import shape_of_depth, shape_train_flops_per_token
 
 
@@ -82,15 +82,7 @@ class Trainer:
             torch.set_num_threads(options.threads)
         self.variant, self.options, self.device = variant, options, torch.device(options.device)
         shape = shape_of_depth(options.depth, options.vocab_size, options.tokens_per_row)
-        config = GPTConfig(
-            shape.vocab_size,
-            shape.n_layers,
-            shape.d_model,
-            shape.n_heads,
-            shape.n_kv_heads,
-            shape.mlp_width,
-            options.tokens_per_row,
-        )
+        config = config_of_shape(shape)
         model = GPT(config, attention=variant.attention, compute_dtype=variant.compute_dtype)
         model.init_weights(0)
         self.model = model.to(self.device)

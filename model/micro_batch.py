@@ -7,7 +7,6 @@ Covered: errors that say "out of memory" (CUDA, MPS, torch's CPU allocator, Pyth
 the system kills, which raises nothing; there only the forecast from the memory that is free protects.
 """
 
-import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from model.attention import LONGEST_EXPLICIT_ROW, QUERY_BLOCK, SMALL_QUERY_BLOCK
 from model.device_memory import allocated_bytes, free_bytes, free_unused_memory, peak_bytes, reset_peak
-from model.gpt import GPT, GPTConfig
+from model.gpt import GPT
 from model.loss import softcap_cross_entropy
 from model.ranks import rank_and_world_size
+from model.shape_of_config import extras_of_config, shape_of_config
 from model.sharding import is_sharded
 from pipeline_math.memory_constants import USEFUL_MICRO_BATCH_TOKENS
 from pipeline_math.model_flops_vram import ModelShape
-from pipeline_math.research_layout import ResearchExtras
 from pipeline_math.static_memory import StaticBytes, default_static, gathered_bytes
 from pipeline_math.training_memory import MemoryOptions, largest_rows, training_memory
 
@@ -146,7 +145,7 @@ def largest_micro_batch(
     its ranks compute together: the caller takes the least of all ranks. ValueError where a single row does not fit.
     """
     kind = "cpu" if model.device.type == "cpu" else "gpu"
-    shape, options = shape_of_model(model, tokens_per_row), memory_options(model, tokens_per_row, compiled)
+    shape, options = shape_of_config(model.config, tokens_per_row), memory_options(model, tokens_per_row, compiled)
     if ranks_on_device is None:
         ranks_on_device = _ranks_on_this_machine() if kind == "cpu" else 1
     free = free_bytes(model.device, ranks_on_device)
@@ -213,27 +212,6 @@ def probe_step(model: GPT, rows: int, tokens_per_row: int) -> int:
             parameter.grad = gradient
 
 
-def shape_of_model(model: GPT, tokens_per_row: int) -> ModelShape:
-    """The numbers `pipeline_math` needs."""
-    config = model.config
-    return ModelShape(
-        config.n_layers,
-        config.d_model,
-        config.n_heads,
-        config.n_kv_heads,
-        config.mlp_width,
-        config.vocab_size,
-        tokens_per_row,
-    )
-
-
-def research_extras(config: GPTConfig) -> ResearchExtras | None:
-    """The costs of a research model's extras; None for the default architecture."""
-    if config.research is None:
-        return None
-    return ResearchExtras(**dataclasses.asdict(config.research), sequence_length=config.sequence_length)
-
-
 def memory_options(model: GPT, tokens_per_row: int, compiled: bool = False) -> MemoryOptions:
     """How this model computes a step, as far as memory depends on it, where in doubt the way that takes more.
 
@@ -254,7 +232,7 @@ def memory_options(model: GPT, tokens_per_row: int, compiled: bool = False) -> M
         recompute=bool(getattr(model, "recompute", False)),
         explicit_attention=path in ("explicit", "blocked") and not compiled,
         query_block=SMALL_QUERY_BLOCK if path == "blocked" else QUERY_BLOCK,
-        research=research_extras(model.config),
+        research=extras_of_config(model.config),
         context_bytes=0.0,  # it is there already
     )
 
@@ -264,7 +242,7 @@ def _still_to_come(model: GPT, shape: ModelShape, optimizer_bytes: float | None)
     ranks = rank_and_world_size()[1]
     gradients = sum(_local_bytes(weight) for weight in model.parameters() if weight.grad is None)
     if optimizer_bytes is None:
-        extras = research_extras(model.config)
+        extras = extras_of_config(model.config)
         static = default_static(shape, ranks) if extras is None else extras.static_bytes(shape, ranks)
         optimizer_bytes = static.optimizer_bytes
     return StaticBytes(gathered_bytes(shape, ranks) if is_sharded(model) else 0.0, float(gradients), optimizer_bytes)

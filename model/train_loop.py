@@ -132,7 +132,9 @@ class _Run:
         if state[1]["options"]["code_key"] != self.options.code_key:
             self.report.note(f"resuming at step {at.step} with code or inputs that changed since the state was saved")
             self.report.figures(resumed_across_code_change=1)
-        self.report.curve(at.curve)
+        # The newest row waits for its evaluation if the run was killed between saving and evaluating.
+        to_evaluate = self._evaluation_is_due(at.step) or (at.step >= self.schedule.steps and not at.finished)
+        self.states.publish_again(at, row_is_open=to_evaluate and at.evaluated_step != at.step)
         if not at.finished:
             self.report.note(f"resumed at step {at.step} of {self.schedule.steps}")
         return at.step

@@ -131,6 +131,11 @@ class RunStates:
             self.report.curve(at.curve[self._rows_published : self._rows_saved])
             self._rows_published = self._rows_saved
 
+    def publish_again(self, at: Position, row_is_open: bool) -> None:
+        """Give away all rows of a state that was taken up: the former session may have been killed before it did."""
+        self._rows_saved = self._rows_published = max(0, len(at.curve) - int(row_is_open))
+        self.report.curve(at.curve[: self._rows_published])
+
     def close(self) -> None:
         """Let the last state reach the disk."""
         self.store.close()

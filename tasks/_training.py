@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from model.shape_of_config import extras_of_config, shape_of_config
 from pipeline_math.model_flops_vram import shape_train_flops_per_token
 from pipeline_math.pretrain_step import learning_rate_factor, muon_weight_decay, width_learning_rate_factor
 from tasks._context import Progress, StageContext
@@ -16,7 +17,6 @@ from tasks._errors import Interrupted, StageError
 from tasks._params import StageParams
 from tasks._ranks import run_ranks
 from tasks._runtime import Runtime
-from tasks._shape import extras_of_config, shape_of_config
 from tasks._training_report import report_training
 
 if TYPE_CHECKING:

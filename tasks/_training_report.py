@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from model.shape_of_config import extras_of_config, shape_of_config
 from pipeline_math.model_flops_vram import ModelShape, checkpoint_bytes
 from tasks._context import StageContext
-from tasks._shape import extras_of_config, shape_of_config
 from tasks.stages import Stage
 
 if TYPE_CHECKING:

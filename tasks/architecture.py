@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
+from model.shape_of_config import extras_of_config
 from pipeline_math.hardware import Hardware
 from pipeline_math.inference_prefill_decode import kv_bytes_per_token
 from pipeline_math.interval import Interval
@@ -33,7 +34,6 @@ from pipeline_math.step_time import uses_explicit_attention
 from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._params import StageParams
-from tasks._shape import extras_of_config
 
 if TYPE_CHECKING:
     from model.gpt import GPTConfig

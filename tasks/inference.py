@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from model.shape_of_config import shape_of_config
 from pipeline_math.inference_prefill_decode import decode_seconds_per_token_floor, kv_bytes_per_token, kv_cache_bytes
 from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._files import write_json, write_text
 from tasks._latency import time_replies
 from tasks._params import StageParams
-from tasks._shape import shape_of_config
 
 if TYPE_CHECKING:
     from model.engine.engine import Engine

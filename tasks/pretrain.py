@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field, model_validator
 
+from model.shape_of_config import shape_of_config
 from pipeline_math.model_flops_vram import scaling_parameters, shape_train_flops_per_token
 from tasks._context import StageContext
 from tasks._errors import StageError
-from tasks._shape import shape_of_config
 from tasks._training import TrainingParams, train_stage
 
 if TYPE_CHECKING:

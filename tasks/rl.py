@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from model.shape_of_config import shape_of_config
 from pipeline_math.pretrain_step import width_learning_rate_factor
 from tasks._context import StageContext
 from tasks._errors import Interrupted, StageError
 from tasks._params import StageParams
-from tasks._shape import shape_of_config
 from tasks._training import ContextReporter, TrainingParams, device_of, write_curve
 from tasks.benchmarks.arithmetic import Problem, is_correct, make_problem
 from tasks.benchmarks.rollouts import RolloutBatches, RolloutSizes

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from model.shape_of_config import shape_of_config
 from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._files import write_json
 from tasks._params import StageParams
-from tasks._shape import shape_of_config
 from tasks.benchmarks.documentation import DocumentedObject, read_documents, read_objects
 from tasks.benchmarks.intervals import Score, share
 from tasks.benchmarks.multiple_choice import Item, choose, log_likelihoods, make_items, requests

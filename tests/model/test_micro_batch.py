@@ -18,9 +18,9 @@ from model.micro_batch import (
     memory_options,
     probe_step,
     run_with_smaller_batches,
-    shape_of_model,
 )
 from model.research import ResearchConfig
+from model.shape_of_config import shape_of_config
 from pipeline_math.research_layout import ResearchExtras
 from pipeline_math.static_memory import default_static, gathered_bytes
 from pipeline_math.training_memory import training_memory
@@ -200,10 +200,10 @@ def test_the_probe_puts_gradients_back_when_memory_runs_out(monkeypatch):
 
 def free_for(model: GPT, rows: int) -> int:
     """Memory in which exactly `rows` rows fit by forecast."""
-    static = default_static(shape_of_model(model, T))
+    static = default_static(shape_of_config(model.config, T))
     static = type(static)(0.0, static.gradients_bytes, static.optimizer_bytes)
     options = memory_options(model, T)
-    return int(training_memory(shape_of_model(model, T), rows, static, options).total_bytes / 0.92) + 1
+    return int(training_memory(shape_of_config(model.config, T), rows, static, options).total_bytes / 0.92) + 1
 
 
 @pytest.mark.parametrize(("fit", "expected"), [(1, 1), (5, 4), (12, 12), (1000, 12)])
@@ -301,7 +301,7 @@ def test_ranks_share_the_memory_of_a_cpu_and_the_state_of_the_optimizer(monkeypa
     largest_micro_batch(model, 12, T)
     largest_micro_batch(model, 12, T, ranks_on_device=3)
     assert asked == [1, 4, 2, 3]
-    state = default_static(shape_of_model(model, T)).optimizer_bytes
+    state = default_static(shape_of_config(model.config, T)).optimizer_bytes
     assert alone.forecast_bytes - four.forecast_bytes == pytest.approx(state * 3 / 4)
 
 
@@ -314,5 +314,5 @@ def test_a_sharded_model_is_not_probed_and_gathers_weights(monkeypatch):
     monkeypatch.setattr(micro_batch, "is_sharded", lambda model: True)
     sharded = largest_micro_batch(model, 12, T, probe=True)
     assert sharded.measured_bytes is None
-    gathered = gathered_bytes(shape_of_model(model, T), 4)
+    gathered = gathered_bytes(shape_of_config(model.config, T), 4)
     assert sharded.forecast_bytes - whole.forecast_bytes == pytest.approx(gathered) and gathered > 0
