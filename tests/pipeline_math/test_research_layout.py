@@ -69,13 +69,13 @@ def test_windows_follow_the_longest_row_not_the_one_computed():
 
 
 def test_static_bytes_of_the_extras():
-    """Value embeddings cost 16 B a weight like other tables, gates 12 like matrices; shards divide what they say."""
+    """Value embeddings cost 16 B a weight like other tables, gates 12 and a longer side; shards divide what they say."""
     shape = ModelShape(3, 96, 6, 3, 192, 640, 48)
     extras = ResearchExtras()
     tables, gates, scalars = extras.extra_parameters(shape).values()
     assert (tables, gates, scalars) == (2 * 640 * 48, 2 * 12 * 3, 6)
     added = extras.static_bytes(shape).total_bytes - default_static(shape).total_bytes
-    assert added == 16 * tables + 12 * gates + 16 * scalars
+    assert added == 16 * tables + 12 * gates + 4 * (2 * 12) + 16 * scalars
     sharded, whole = extras.static_bytes(shape, optimizer_shards=4), extras.static_bytes(shape)
     assert sharded.optimizer_bytes == whole.optimizer_bytes / 4
     assert sharded.weights_bytes == whole.weights_bytes

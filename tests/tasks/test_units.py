@@ -147,7 +147,8 @@ def test_a_full_disk_in_a_worker_process_is_the_same_error(small_disk: Path, tmp
     with pytest.raises(OSError, match="No space left") as error, open_executor(ctx) as executor:
         list(compute_all(ctx, executor, _fill_disk, units, 2, "filling"))
     assert disk_is_full(error.value)
-    assert [path.name for path in (small_disk / "pass").iterdir()] == ["10"]
+    # The small unit is there or not, by whether the other worker had filled the disk already; nothing else is.
+    assert {path.name for path in (small_disk / "pass").iterdir()} <= {"10"}
 
 
 def test_everything_is_on_disk_before_a_unit_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
