@@ -69,7 +69,7 @@ def test_windows_follow_the_longest_row_not_the_one_computed():
 
 
 def test_static_bytes_of_the_extras():
-    """Value embeddings cost 16 B a weight like other tables, gates 12 and a longer side; shards divide what they say."""
+    """Value embeddings cost 16 B a weight like other tables, gates 12 and their longer side; shards divide it."""
     shape = ModelShape(3, 96, 6, 3, 192, 640, 48)
     extras = ResearchExtras()
     tables, gates, scalars = extras.extra_parameters(shape).values()
