@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.checkpoint import save_weights
 from model.engine.engine import Engine
-from model.gpt import GPT, GPTConfig
+from model.gpt import GPT
 from model.loss import softcap_cross_entropy
+from model.shape_of_config import config_of_shape
 from pipeline_math.export_cost import safetensors_file_bytes
 from pipeline_math.inference_prefill_decode import kv_bytes_per_token, kv_cache_bytes
 from pipeline_math.model_flops_vram import (
@@ -40,18 +41,6 @@ SHAPES = {  # several depths and vocabularies, grouped heads and not, an odd MLP
 SMALL = ("d2", "gqa", "one kv head")  # really built and written
 
 
-def config_of(shape: ModelShape) -> GPTConfig:
-    return GPTConfig(
-        shape.vocab_size,
-        shape.n_layers,
-        shape.d_model,
-        shape.n_heads,
-        shape.n_kv_heads,
-        shape.mlp_width,
-        shape.tokens_per_row,
-    )
-
-
 def summed_loss(model: GPT, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     weights = torch.ones(ids.numel(), device=ids.device)
     hidden = model(ids).flatten(0, 1)
@@ -61,7 +50,7 @@ def summed_loss(model: GPT, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tens
 @pytest.mark.parametrize("name", SHAPES)
 def test_parameters(name):
     with torch.device("meta"):
-        built = GPT(config_of(SHAPES[name]))
+        built = GPT(config_of_shape(SHAPES[name]))
     assert total_parameters(SHAPES[name]) == sum(p.numel() for p in built.parameters())
     products = sum(m.weight.numel() for m in built.modules() if isinstance(m, torch.nn.Linear))
     assert scaling_parameters(SHAPES[name]) == products
@@ -70,7 +59,7 @@ def test_parameters(name):
 def counted_flops(shape: ModelShape, rows: int, attention: str = "explicit") -> tuple[int, int]:
     """(forward of model and head, training) FLOPs as torch counts them, on tensors without storage."""
     with torch.device("meta"):
-        built = GPT(config_of(shape), attention, "float32")
+        built = GPT(config_of_shape(shape), attention, "float32")
         ids = torch.zeros(rows, shape.tokens_per_row, dtype=torch.long)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         built.logits(built(ids))
@@ -110,7 +99,7 @@ def test_the_fused_kernel_is_counted_in_full_too():
 def test_checkpoint_bytes(name, tmp_path):
     """The real file: 8 bytes, the header whose length they hold, the tensors."""
     shape = SHAPES[name]
-    save_weights(tmp_path / "checkpoint", GPT(config_of(shape)), {})
+    save_weights(tmp_path / "checkpoint", GPT(config_of_shape(shape)), {})
     file = tmp_path / "checkpoint" / "model.safetensors"
     assert file.stat().st_size == 8 + header_bytes(file) + checkpoint_bytes(shape)
 

@@ -13,6 +13,7 @@ import model.loss
 import model.norms
 from model.gpt import GPT
 from model.research import ResearchConfig
+from model.shape_of_config import config_of_shape
 from pipeline_math.model_flops_vram import QUERY_BLOCK, SMALL_QUERY_BLOCK, ModelShape, scaling_parameters
 from pipeline_math.research_layout import ResearchExtras
 from pipeline_math.static_memory import StaticBytes, default_static
@@ -25,12 +26,12 @@ from pipeline_math.training_memory import (
     layer_activation_bytes,
     training_memory,
 )
-from tests.model.test_exactness import SHAPES, config_of, summed_loss
+from tests.model.test_exactness import SHAPES, summed_loss
 
 
 def kept_bytes(shape: ModelShape, rows: int, attention: str, dtype: str) -> int:
     """Bytes autograd holds after a forward pass: every storage once, weights and tables of positions not."""
-    built = GPT(config_of(shape), attention, dtype)
+    built = GPT(config_of_shape(shape), attention, dtype)
     own = {t.untyped_storage().data_ptr() for t in (*built.parameters(), *built.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -71,7 +72,7 @@ def peak_bytes(
     research: ResearchConfig | None = None,
 ) -> int:
     """Most bytes allocated at once by the second micro-batch of a step, by torch's record of allocations."""
-    config = dataclasses.replace(config_of(shape), research=research)
+    config = dataclasses.replace(config_of_shape(shape), research=research)
     built = GPT(config, attention, dtype, recompute=recompute)
     ids = torch.zeros(rows, shape.tokens_per_row, dtype=torch.long)
     summed_loss(built, ids, getattr(torch, dtype)).backward()
@@ -155,7 +156,7 @@ def test_static_bytes():
     from model.optim import Optimizer, OptimizerOptions
 
     shape = SHAPES["gqa"]
-    built = GPT(config_of(shape), "explicit", "float32")
+    built = GPT(config_of_shape(shape), "explicit", "float32")
     optimizer = Optimizer(built, OptimizerOptions(0.02, 0.3, 0.008, 0.1))
     summed_loss(built, torch.zeros(1, 8, dtype=torch.long), torch.float32).backward()
     static = default_static(shape)

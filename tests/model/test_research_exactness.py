@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import model.research
 from model.gpt import GPT, GPTConfig
 from model.research import ResearchConfig, layer_window
+from model.shape_of_config import config_of_shape
 from pipeline_math import research_layout
 from pipeline_math.model_flops_vram import (
     QUERY_BLOCK,
@@ -20,7 +21,7 @@ from pipeline_math.model_flops_vram import (
 )
 from pipeline_math.research_layout import ResearchExtras
 from pipeline_math.training_memory import MemoryOptions, explicit_attention_bytes, research_bytes
-from tests.model.test_exactness import SHAPES, config_of, summed_loss
+from tests.model.test_exactness import SHAPES, summed_loss
 
 NOTHING = {"window_pattern": "L", "value_embeddings": False, "residual_scalars": False, "qk_scale": 1.0}
 CHANGES = [
@@ -33,7 +34,7 @@ CHANGES = [
 
 
 def research_config(shape: ModelShape, **fields) -> GPTConfig:
-    return dataclasses.replace(config_of(shape), research=ResearchConfig(**fields))
+    return dataclasses.replace(config_of_shape(shape), research=ResearchConfig(**fields))
 
 
 @pytest.mark.parametrize("name", SHAPES)

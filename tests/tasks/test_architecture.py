@@ -6,6 +6,7 @@ import json
 import pytest
 
 from model.gpt import GPT, GPTConfig
+from model.shape_of_config import config_of_shape
 from model.tokenizer import byte_tokenizer_json
 from pipeline_math.hardware import find_hardware
 from pipeline_math.model_flops_vram import ModelShape, total_parameters
@@ -65,16 +66,7 @@ def test_the_plan_decides_when_nothing_is_set(tmp_path):
 )
 def test_parameter_formula_equals_the_built_model(shape):
     """pipeline_math against torch, grouped heads and an unusual MLP included; no memory is used."""
-    config = GPTConfig(
-        shape.vocab_size,
-        shape.n_layers,
-        shape.d_model,
-        shape.n_heads,
-        shape.n_kv_heads,
-        shape.mlp_width,
-        shape.tokens_per_row,
-    )
-    parameters, tensor_bytes = architecture.built_parameters(config)
+    parameters, tensor_bytes = architecture.built_parameters(config_of_shape(shape))
     assert parameters == total_parameters(shape)
     assert tensor_bytes == 4 * parameters
 
