@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import torch
 from model.allocator import keep_freed_memory
 from model.batches import RowBatches, RowFolder
 from model.bits_per_byte import bits_per_byte
+from model.compilation import ComputeChoice, apply
 from model.gpt import GPT, GPTConfig
 from model.optim import Optimizer, OptimizerOptions
 from model.precision import compute_dtype
@@ -92,7 +94,7 @@ class Setting:
     tokens_per_row: int
     lr_scale: float
     val_rows: int
-    threads: int
+    compiled: bool
     dtype: str
 
 
@@ -128,12 +130,16 @@ def optimizer_options(variant: Variant, setting: Setting, d_model: int) -> Optim
 
 
 def train(variant: Variant, setting: Setting, seed: int, folder: Path, micro_batch_rows: int) -> dict[str, Any]:
-    """One run: {val_bpb, val_nats, final_train_loss (mean of the last tenth), losses, seconds, cpu_seconds, ...}."""
+    """One run: {val_bpb, val_nats, final_train_loss (mean of the last tenth), losses, seconds, threads, ...}."""
     schedule = Schedule(setting.tokens // setting.batch_tokens)
     shape = shape_of_depth(setting.depth, setting.vocab_size, setting.tokens_per_row)
     sizes = (shape.vocab_size, shape.n_layers, shape.d_model, shape.n_heads, shape.n_kv_heads, shape.mlp_width)
     model = GPT(GPTConfig(*sizes, setting.tokens_per_row))
     model.init_weights(seed)
+    if setting.compiled:
+        precision = torch.get_float32_matmul_precision()
+        choice = ComputeChoice(True, "auto", precision, micro_batch_rows, setting.tokens_per_row)
+        apply(choice, model, note=partial(print, flush=True))
     options = optimizer_options(variant, setting, shape.d_model)
     optimizer = Optimizer(model, options)
     batches = RowBatches(folder, "train", setting.batch_tokens // setting.tokens_per_row, seed=seed)
@@ -164,6 +170,7 @@ def train(variant: Variant, setting: Setting, seed: int, folder: Path, micro_bat
         "tokens_per_second": round(len(losses) * setting.batch_tokens / seconds),
         "tokens_per_cpu_second": round(len(losses) * setting.batch_tokens / cpu_seconds),
         "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -255,7 +262,8 @@ def main() -> None:
     parser.add_argument("--lr-scale", type=float, default=6.0, help="on all rates, beside the square-root batch rule")
     parser.add_argument("--val-rows", type=int, default=256)
     parser.add_argument("--micro-batch-rows", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="changes only rounding, so runs may differ in it")
+    parser.add_argument("--compile", action="store_true", help="compile the layers: faster, other rounding")
     given = parser.parse_args()
     needed = {"prepare": ("text", "rows"), "run": ("rows", "results"), "table": ("results",)}[given.what]
     if missing := [f"--{name}" for name in needed if getattr(given, name) is None]:
@@ -272,7 +280,7 @@ def main() -> None:
         shared = (given.tokens, given.batch_tokens, given.depth, given.vocab_size, given.tokens_per_row)
         dtype = str(compute_dtype("cpu"))
         identity = RowFolder(given.rows, "train").sha256[:16]
-        setting = Setting(identity, *shared, given.lr_scale, given.val_rows, given.threads, dtype)
+        setting = Setting(identity, *shared, given.lr_scale, given.val_rows, given.compile, dtype)
         seeds = [int(seed) for seed in given.seeds.split(",")]
         run_all(given.variants.split(","), seeds, setting, given.rows, given.results, given.micro_batch_rows)
 

@@ -125,6 +125,8 @@ class StageContext:
     """What this machine was measured to do (tasks/_machine.py); empty where nothing may be probed."""
     calibration: "Callable[[Hardware], Calibration | None]" = lambda _: None
     """What finished runs on this machine taught about a device class, None before the first."""
+    foresee: Callable[[Mapping[str, float]], None] = lambda _: None
+    """Make this stage's forecasts again, for amounts (names: pipeline_math.stage_terms) other than the plan's."""
     figures: dict[str, Any] = field(default_factory=dict)
     predicted: dict[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)

@@ -69,13 +69,22 @@ def _tell_once(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def current(machine: str, root: Path = ROOT, folder: Path | None = None) -> dict[str, dict[str, Interval]]:
-    """Stage -> quantity -> forecast for the plan in `folder` (default artifacts/budget); empty without a plan."""
+def current(
+    machine: str,
+    root: Path = ROOT,
+    folder: Path | None = None,
+    instead: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, dict[str, Interval]]:
+    """Stage -> quantity -> forecast for the plan in `folder` (default artifacts/budget); empty without a plan.
+
+    `instead`: stage -> amounts that replace the plan's of the same name.
+    """
     plan = planned(folder or root / "artifacts" / "budget")
     if plan is None:
         return {}
     try:
-        found = forecasts(plan.amounts, plan.hardware, read_calibration(plan.hardware, machine, root))
+        amounts = {stage: {**own, **(instead or {}).get(stage, {})} for stage, own in plan.amounts.items()}
+        found = forecasts(amounts, plan.hardware, read_calibration(plan.hardware, machine, root))
     except (KeyError, ValueError):  # a plan written by another version of the formulas
         return {}
     extra = {

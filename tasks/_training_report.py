@@ -70,6 +70,11 @@ def how_it_went(result: "TrainResult", flops_per_token: float, peak_flops: float
     return figures
 
 
+def evaluation_count(steps: int, every: int) -> int:
+    """Evaluations of a training of `steps` steps: one `every` so many (0: none), and one at the end."""
+    return 1 + ((steps - 1) // every if every else 0)
+
+
 def _count(
     ctx: StageContext,
     shape: ModelShape,
@@ -79,7 +84,7 @@ def _count(
     batch_tokens: int,
     eval_every: int,
 ) -> None:
-    evaluations = 1 + ((result.steps - 1) // eval_every if eval_every else 0)
+    evaluations = evaluation_count(result.steps, eval_every)
     amounts = {
         **vars(shape),
         "batch_tokens": batch_tokens,

@@ -10,6 +10,7 @@ Limits   tokens are rounded up to whole steps; more tokens than the rows hold re
 
 import json
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import Field, model_validator
@@ -19,6 +20,7 @@ from pipeline_math.model_flops_vram import scaling_parameters, shape_train_flops
 from tasks._context import StageContext
 from tasks._errors import StageError
 from tasks._training import TrainingParams, train_stage
+from tasks._training_report import evaluation_count
 
 if TYPE_CHECKING:
     from model.gpt import GPTConfig
@@ -65,6 +67,25 @@ def steps_of(params: Params, config: "GPTConfig", plan_tokens: int, batch_tokens
     elif params.total_flops is not None:
         tokens = params.total_flops / shape_train_flops_per_token(shape)
     return max(1, math.ceil(tokens / batch_tokens))
+
+
+def expected_amounts(
+    params: Params, steps: int, plan: Mapping[str, int], manifest: Mapping[str, Any], step_seconds: float | None
+) -> dict[str, float]:
+    """What a horizon other than the plan's will process, by the names of pipeline_math.stage_terms.
+
+    `plan` as `read_plan` gives it, `manifest` of the rows; `hours` need `step_seconds`, the forecast of a step (None:
+    `steps` are taken).
+    """
+    if params.hours is not None and step_seconds:
+        steps = max(1, round(3600.0 * params.hours / step_seconds))
+    tokens, text = steps * plan["batch_tokens"], manifest["train"]
+    amounts: dict[str, float] = {"steps": steps, **{name: plan[name] for name in ("batch_tokens", "micro_batch_rows")}}
+    rows = params.eval_rows if "val" in manifest else 0
+    amounts["evaluation_tokens"] = evaluation_count(steps, params.eval_every) * rows * int(manifest["tokens_per_row"])
+    if text.get("bytes"):
+        amounts["trained_bytes"] = tokens * text["bytes"] / text["tokens"]
+    return amounts
 
 
 def read_plan(ctx: StageContext, params: Params) -> dict[str, int]:
@@ -116,6 +137,10 @@ def run(ctx: StageContext) -> None:
     batch_tokens, tokens_per_row = plan["batch_tokens"], int(manifest["tokens_per_row"])
     steps = steps_of(params, config, plan["train_tokens"], batch_tokens, tokens_per_row)
     hours = None if params.hours is None else 3600.0 * params.hours
+    if any(getattr(params, name) is not None for name in (*_HORIZONS, "batch_tokens", "micro_batch_rows")):
+        ctx.foresee({name: plan[name] for name in ("batch_tokens", "micro_batch_rows")})  # the step of these
+        step_seconds, *_ = ctx.predicted.get("step_seconds", (None,))
+        ctx.foresee(expected_amounts(params, steps, plan, manifest, step_seconds))
     length = f"{steps} steps" if hours is None else f"{params.hours:g} hours"
     ctx.note(f"{length} of {batch_tokens} tokens a step, {config.n_layers} layers of width {config.d_model}")
     train_stage(ctx, rows, config, None, training, steps, batch_tokens, tokenizer, horizon_seconds=hours)

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import errno
 import fcntl
+import functools
 import importlib
 import json
 import signal
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -63,7 +64,9 @@ def run_stage(stage: Stage) -> int:
         replay = start_replay(resume / "events.jsonl")  # imports MLflow on the other core meanwhile
         context = build_context(stage, keys, resume, stop)
         with tracked(context, keys, replay) as finish:
-            predict(context, ROOT / "artifacts" / Stage.BUDGET)
+            plan = ROOT / "artifacts" / Stage.BUDGET
+            predict(context, plan)
+            context.foresee = functools.partial(predict, context, plan)
             wait_until_tracking(stage, replay, resume / _ledger.TRACKING_READY)
             stage_module(stage).run(context)
             stop.ignore()
@@ -264,9 +267,13 @@ def publish(context: StageContext, keys: StageKeys, seconds: float) -> None:
         context.events.write("register", folder=str(target), key=keys.key)
 
 
-def predict(context: StageContext, budget: Path) -> None:
-    """The plan's forecasts for this stage. No result depends on them, so they are not a dependency."""
-    for name, interval in current_forecasts(_machine.fingerprint(), ROOT, budget).get(context.stage, {}).items():
+def predict(context: StageContext, budget: Path, amounts: Mapping[str, float] | None = None) -> None:
+    """The plan's forecasts for this stage, `amounts` instead of its own where they are given.
+
+    No result depends on them, so they are not a dependency.
+    """
+    found = current_forecasts(_machine.fingerprint(), ROOT, budget, {context.stage: amounts or {}})
+    for name, interval in found.get(context.stage, {}).items():
         context.predict(name, interval.value, interval.low, interval.high)
 
 

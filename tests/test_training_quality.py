@@ -42,7 +42,7 @@ def rows(tmp_path_factory):
 
 @pytest.fixture
 def setting():
-    return Setting("any", 1280, 128, 1, SMALLEST_VOCAB, 32, 6.0, 4, 1, "any")
+    return Setting("any", 1280, 128, 1, SMALLEST_VOCAB, 32, 6.0, 4, False, "any")
 
 
 def run_of(variant, seed, bpb):

@@ -14,7 +14,7 @@ from tasks._context import read_events
 from tasks._errors import Interrupted, StageError
 from tasks._params import validate
 from tasks._training import optimizer_options
-from tasks.pretrain import Params, run, steps_of
+from tasks.pretrain import Params, expected_amounts, run, steps_of
 from tasks.stages import Stage
 from tests.model.test_gpt import small_config
 from tests.stage_context import make_context, publish
@@ -174,6 +174,25 @@ FLOPS = 6 * SCALING + 12 * 2 * 64 * 32
 def test_every_horizon_gives_its_steps(horizon, steps):
     config = small_config(vocab_size=320, sequence_length=32)
     assert steps_of(validate(Params, horizon, "here"), config, 1000, 128, 32) == steps
+
+
+def test_forecasts_follow_a_horizon_of_ones_own(tmp_path):
+    """An hour of half-second steps is 7,200 of them; what is forecast is the run to come, not the plan's."""
+    prepare(tmp_path)
+    seen = []
+    run(context(tmp_path, {"steps": 5, "eval_every": 2, "eval_rows": 3}, foresee=seen.append))
+    assert seen[0] == {"batch_tokens": 128, "micro_batch_rows": 2}
+    assert seen[1] == {"steps": 5, "evaluation_tokens": 3 * 3 * TOKENS, **seen[0]}
+    plan = {"train_tokens": 1000, "batch_tokens": 128, "micro_batch_rows": 2}
+    manifest = {"tokens_per_row": 32, "train": {"bytes": 900, "tokens": 300}}
+    found = expected_amounts(Params(hours=1.0), 8, plan, manifest, 0.5)
+    assert (found["steps"], found["trained_bytes"], found["evaluation_tokens"]) == (7200, 7200 * 128 * 3, 0)
+    assert expected_amounts(Params(hours=1.0), 8, plan, manifest, None)["steps"] == 8
+
+
+def test_the_plan_s_own_horizon_needs_no_new_forecast(tmp_path):
+    prepare(tmp_path)
+    run(context(tmp_path, foresee=lambda amounts: pytest.fail(f"asked for {amounts}")))
 
 
 def test_two_horizons_are_refused():
