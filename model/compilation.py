@@ -76,14 +76,16 @@ def prepare_compute(
     note: Note = lambda text: None,
     micro_batches: int = 1,
     tokens: int | None = None,
+    seconds_left: float | None = None,
 ) -> ComputeChoice:
     """Decide how this model computes on `device`, and apply it.
 
     `rows` of `tokens` (the model's sequence_length) are one micro-batch, `micro_batches` of them one step. A path of
     attention that the model's configuration names is kept. `request` "auto" compiles where the expected saving over
-    `steps_left` is PAYS_FACTOR times the expected compilation, and keeps the result only if it is faster; "on" always;
-    where no compiler is installed the layers stay as they are, with a note. Results go to `cache_folder` (also
-    the compiled code). With several processes every one of them calls this, the first one decides.
+    `steps_left` (or over `seconds_left`, of a run by the clock) is PAYS_FACTOR times the expected compilation, and
+    keeps the result only if it is faster; "on" always; where no compiler is installed the layers stay as they are, with
+    a note. Results go to `cache_folder` (also the compiled code). With several processes every one of them calls this,
+    the first one decides.
     """
     tokens = tokens or model.config.sequence_length
     path, why = _attention_of(model, device, tokens, cache_folder)
@@ -93,7 +95,8 @@ def prepare_compute(
     apply(choice, model)
     lacking = "switched off" if request == "off" else _obstacle(model)
     if lacking is None:
-        compiled, why = _compile_or_not(model, choice, steps_left * micro_batches, request, cache_folder, note)
+        passes = steps_left * micro_batches
+        compiled, why = _compile_or_not(model, choice, passes, seconds_left, request, cache_folder, note)
     else:
         compiled, why = False, f"layers not compiled: {lacking}"
         if request != "off":
@@ -165,7 +168,13 @@ def _attention_of(model: GPT, device: torch.device, tokens: int, cache_folder: P
 
 
 def _compile_or_not(
-    model: GPT, choice: ComputeChoice, micro_batches_left: int, request: str, cache_folder: Path | None, note: Note
+    model: GPT,
+    choice: ComputeChoice,
+    micro_batches_left: int,
+    seconds_left: float | None,
+    request: str,
+    cache_folder: Path | None,
+    note: Note,
 ) -> tuple[bool, str]:
     """Estimate, compile if it should pay, measure, and keep what is faster."""
     device = model.device
@@ -177,7 +186,8 @@ def _compile_or_not(
     plain_seconds = layer_seconds(model, choice.rows, choice.tokens)
     gain = float(known.get("gain", EXPECTED_GAIN.get(device.type, 0.0)))
     compile_seconds = float(known.get("next_compile_seconds", EXPECTED_COMPILE_SECONDS))
-    saving = plain_seconds * len(_layers(model)) * micro_batches_left * (gain if gain >= LEAST_GAIN else 0.0)
+    spent = plain_seconds * len(_layers(model)) * micro_batches_left if seconds_left is None else seconds_left
+    saving = spent * (gain if gain >= LEAST_GAIN else 0.0)
     figures = f"expected to save {saving:.0f} s of this run and to take {compile_seconds:.0f} s"
     if request == "auto" and saving <= PAYS_FACTOR * compile_seconds:
         return False, f"layers not compiled: {figures}"

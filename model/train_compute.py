@@ -46,6 +46,7 @@ def settle_compute(
         tokens=tokens,
         micro_batches=-(-step_rows // rows),
         steps_left=steps_left,
+        seconds_left=options.horizon_seconds,
         request=options.compile,
         cache_folder=cache_folder,
         note=note,

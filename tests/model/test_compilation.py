@@ -83,6 +83,15 @@ def test_a_long_run_is_compiled_after_a_word_and_a_short_one_is_not(model, compi
     )
 
 
+def test_a_run_by_the_clock_compiles_by_its_seconds(model, compiler, seconds):
+    """Its steps are only a first guess, far too many or too few: seconds x expected gain against 1.5 compilations."""
+    border = 1.5 * compilation.EXPECTED_COMPILE_SECONDS / compilation.EXPECTED_GAIN["cpu"]
+    choice, _ = prepare(model, steps_left=10**6, seconds_left=border - 1)
+    assert not choice.compiled and compiler.compiled == 0
+    choice, _ = prepare(model, steps_left=1, seconds_left=border + 1)
+    assert choice.compiled
+
+
 def test_what_is_not_faster_when_measured_is_dropped_and_remembered(model, compiler, seconds, tmp_path):
     seconds["compiled"] = 0.99
     choice, _ = prepare(model, cache_folder=tmp_path)
