@@ -42,10 +42,10 @@ class _Panel:
     per_cent: bool = False
 
     def series(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
-        """Label -> steps and values, in the order of the columns; without those that have no value."""
+        """Label -> steps and values, in the order of the columns; without those that have no value (above 0 if log)."""
         names = [name for name in dict.fromkeys(name for row in rows for name in row) if self._has(name)]
         found = {self._label(name): _points(rows, name) for name in names}
-        return {label: points for label, points in found.items() if points[0]}
+        return {label: points for label, points in found.items() if points[0] and (not self.log or max(points[1]) > 0)}
 
     def _has(self, name: str) -> bool:
         return name in self.columns or (bool(self.prefix) and name.startswith(self.prefix))

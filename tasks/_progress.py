@@ -85,7 +85,8 @@ class Progress:
 
     def update(self, amount: float, **postfix: object) -> None:
         """Count `amount` more units; keyword arguments are shown beside the rate, such as loss=2.13."""
-        self.done += amount
+        if not self._counts_steps():
+            self.done += amount
         now = time.monotonic()
         self._recent.append((now, self.done))
         while len(self._recent) > 2 and now - self._recent[1][0] > _RATE_SECONDS:
@@ -103,8 +104,12 @@ class Progress:
     def show(self, figures: Mapping[str, float]) -> None:
         """Figures that say more than a count of units (`figures_in_words`): shown instead, from the next update on."""
         self._figures = dict(figures)
-        if self.total is not None and figures.get("steps"):  # a resumed run does not begin at nothing
-            self.done = self.total * figures.get("step", 0) / figures["steps"]
+        if self._counts_steps():
+            self.done = (self.total or 0.0) * figures.get("step", 0) / figures["steps"]
+
+    def _counts_steps(self) -> bool:
+        """Steps say how far it is: a resumed run does not begin at nothing, and units may be an estimate."""
+        return self.total is not None and bool(self._figures.get("steps"))
 
     def _shape(self, words: str) -> str:
         """How tqdm draws: the same words as in a log file, and a bar as long as they leave room for."""

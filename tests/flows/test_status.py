@@ -13,6 +13,7 @@ from flows import _status
 from flows._status import describe, live_stages
 from model.state_files import write_state
 from tasks._params import StageParams
+from tasks._progress import Progress
 from tasks._runtime import Runtime
 from tasks.stages import Stage
 from tests.stage_context import make_context
@@ -127,6 +128,15 @@ def test_a_torn_or_foreign_file_is_passed_over(tmp_path):
     context(tmp_path, Stage.SFT).live(FIGURES)
     (tmp_path / "work" / "sft" / "resume" / "live.json").write_text('{"stage": "s')
     assert [found.stage for found in live_stages(tmp_path)] == ["pretrain"]
+
+
+def test_steps_say_how_far_it_is_where_units_are_an_estimate(capsys):
+    """Replies end when they end: twice the tokens that were expected are still half of the steps."""
+    with Progress("rl", 100, "tok", 0.0) as bar:
+        bar.update(40)
+        bar.show({"step": 1, "steps": 2})
+        bar.update(200)
+    assert [line.split("%")[0] for line in capsys.readouterr().out.splitlines()] == ["rl: 40", "rl: 50", "rl: 50"]
 
 
 def test_counted_work_is_shown_too(tmp_path, capsys):

@@ -46,6 +46,13 @@ def test_nothing_to_draw_writes_nothing(tmp_path, rows):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_logarithmic_panel_without_anything_above_zero_is_left_out(tmp_path):
+    """A policy whose groups teach nothing has gradients of exactly zero."""
+    path = tmp_path / "curves.svg"
+    assert training_curves([{"step": s, "loss": 1.0, "grad_norm_all": 0.0} for s in (1, 2)], path, "rl")
+    assert not {"norm of the gradient (log)"} & set(words(path))
+
+
 def test_a_step_that_was_trained_again_is_drawn_once(tmp_path):
     once, twice = tmp_path / "once" / "curves.svg", tmp_path / "twice" / "curves.svg"
     kept = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}, {"step": 3, "loss": 2.0}]
