@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.checkpoint import save_weights
 from model.engine.engine import Engine
 from model.gpt import GPT
-from model.loss import softcap_cross_entropy
 from model.shape_of_config import config_of_shape
 from pipeline_math.export_cost import safetensors_file_bytes
 from pipeline_math.inference_prefill_decode import kv_bytes_per_token, kv_cache_bytes
@@ -21,30 +20,13 @@ from pipeline_math.model_flops_vram import (
     checkpoint_bytes,
     forward_flops_per_token,
     scaling_parameters,
-    shape_of_depth,
     shape_train_flops_per_token,
     total_parameters,
     windowed_flops_per_token,
 )
 from tasks.export import Params, header_bytes, write_folder
 from tests.model.engine import tiny
-
-SHAPES = {  # several depths and vocabularies, grouped heads and not, an odd MLP
-    "d2": ModelShape(2, 64, 2, 2, 256, 320, 64),
-    "gqa": ModelShape(3, 96, 6, 3, 192, 640, 48),
-    "one kv head": ModelShape(1, 64, 4, 1, 160, 2048, 33),
-    "d4": shape_of_depth(4, 4096, 256),
-    "d5, three heads": shape_of_depth(5, 512, 128),
-    "d12": shape_of_depth(12, 32768, 256),
-    "d26": shape_of_depth(26, 65536, 128),
-}
-SMALL = ("d2", "gqa", "one kv head")  # really built and written
-
-
-def summed_loss(model: GPT, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    weights = torch.ones(ids.numel(), device=ids.device)
-    hidden = model(ids).flatten(0, 1)
-    return softcap_cross_entropy(hidden, model.lm_head.weight, ids.flatten(), weights, 15.0, dtype)
+from tests.model.exactness import SHAPES, SMALL, summed_loss
 
 
 @pytest.mark.parametrize("name", SHAPES)

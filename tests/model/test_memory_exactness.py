@@ -5,7 +5,6 @@ import gc
 
 import pytest
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 import model.attention
@@ -26,25 +25,7 @@ from pipeline_math.training_memory import (
     layer_activation_bytes,
     training_memory,
 )
-from tests.model.test_exactness import SHAPES, summed_loss
-
-
-def kept_bytes(shape: ModelShape, rows: int, attention: str, dtype: str) -> int:
-    """Bytes autograd holds after a forward pass: every storage once, weights and tables of positions not."""
-    built = GPT(config_of_shape(shape), attention, dtype)
-    own = {t.untyped_storage().data_ptr() for t in (*built.parameters(), *built.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and tensor.dtype != torch.long:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden = built(torch.zeros(rows, shape.tokens_per_row, dtype=torch.long))
-    del hidden
-    return sum(storage.nbytes() for storage in kept.values())
+from tests.model.exactness import SHAPES, kept_bytes, summed_loss
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -60,7 +41,7 @@ def test_bytes_kept_for_the_backward_pass(name, rows, attention, dtype):
         expected += explicit_attention_bytes(shape.n_layers, shape.n_heads, shape.tokens_per_row, rows, e)
     if e == 2:
         expected += 2 * (scaling_parameters(shape) - shape.vocab_size * shape.d_model)
-    assert kept_bytes(shape, rows, attention, dtype) == expected
+    assert kept_bytes(config_of_shape(shape), rows, attention, dtype) == expected
 
 
 def peak_bytes(

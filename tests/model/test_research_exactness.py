@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 import model.research
@@ -21,7 +20,7 @@ from pipeline_math.model_flops_vram import (
 )
 from pipeline_math.research_layout import ResearchExtras
 from pipeline_math.training_memory import MemoryOptions, explicit_attention_bytes, research_bytes
-from tests.model.test_exactness import SHAPES, summed_loss
+from tests.model.exactness import SHAPES, kept_bytes, summed_loss
 
 NOTHING = {"window_pattern": "L", "value_embeddings": False, "residual_scalars": False, "qk_scale": 1.0}
 CHANGES = [
@@ -82,7 +81,9 @@ def test_windows_are_those_of_the_model(pattern, tokens):
 def test_bytes_the_extras_keep_for_the_backward_pass(change, name, rows, attention, dtype):
     """Beyond what the same model without them keeps; in bf16 also the copies of the gates' weights."""
     shape, e = SHAPES[name], 2 if dtype == "bfloat16" else 4
-    plain, full = (kept_bytes(shape, rows, attention, dtype, NOTHING | fields) for fields in ({}, change))
+    plain, full = (
+        kept_bytes(research_config(shape, **NOTHING | fields), rows, attention, dtype) for fields in ({}, change)
+    )
     extras = ResearchExtras(**NOTHING | change)
     options = MemoryOptions(e, "cpu", explicit_attention=attention == "explicit", research=extras)
     copies = 2 * extras.extra_parameters(shape)["gates"] if e == 2 else 0
@@ -94,7 +95,9 @@ def test_bytes_the_extras_keep_for_the_backward_pass(change, name, rows, attenti
 def test_bytes_kept_with_windows(attention, dtype):
     """Blocks keep fewer weights, a CPU's fused kernel keeps a mask: twice the layer with a window of 128 of 512."""
     shape, e = ModelShape(3, 64, 4, 2, 192, 320, 512), 2 if dtype == "bfloat16" else 4
-    plain, narrow = (kept_bytes(shape, 2, attention, dtype, NOTHING | {"window_pattern": p}) for p in ("L", "S"))
+    plain, narrow = (
+        kept_bytes(research_config(shape, **NOTHING | {"window_pattern": p}), 2, attention, dtype) for p in ("L", "S")
+    )
     if attention == "sdpa":
         assert narrow - plain == 2 * e * 512**2
         return
@@ -114,24 +117,6 @@ def test_flops_that_blocks_with_windows_do(attention, block):
         summed_loss(built, ids, torch.float32).backward()
     keys = [blocked_keys(700, block, 256), blocked_keys(700, block, 256), blocked_keys(700, block)]
     assert counted.get_total_flops() == pytest.approx(windowed_flops_per_token(shape, keys) * 1400, rel=1e-15)
-
-
-def kept_bytes(shape: ModelShape, rows: int, attention: str, dtype: str, fields: dict) -> int:
-    """Bytes autograd holds after a forward pass: every storage once, weights and tables of positions not."""
-    built = GPT(research_config(shape, **fields), attention, dtype)
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*built.parameters(), *built.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and tensor.dtype != torch.long:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden = built(torch.zeros(rows, shape.tokens_per_row, dtype=torch.long))
-    del hidden
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 def test_constants_are_those_of_the_model():
