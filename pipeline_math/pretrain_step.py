@@ -13,7 +13,7 @@ WIDTH_AT_REFERENCE = 768
 BATCH_EXPONENT = 0.383
 """Growth of the best batch with training tokens, Power Lines (arXiv 2505.13738)."""
 LEAST_LEARNING_RATE_FACTOR = 0.75
-"""Factor on all learning rates below which small batches only lost, see `learning_rate_factor_of_small_runs`."""
+"""Factor on all learning rates below which small batches only lost, see `bounded_learning_rate_factor`."""
 NEWTON_SCHULZ_STEPS = 5
 """Iterations that orthogonalise an update."""
 
@@ -58,13 +58,13 @@ def power_lines_batch_tokens(train_tokens: float) -> int:
 
 @checked
 def learning_rate_factor(batch_tokens: float) -> float:
-    """Factor on all learning rates, sqrt(B / 2^19) (nanochat). ASSUMPTION there: Muon follows AdamW's rule."""
+    """sqrt(B / 2^19), the rule of nanochat. ASSUMPTION there: Muon follows AdamW's rule."""
     return math.sqrt(batch_tokens / BATCH_AT_REFERENCE)
 
 
 @checked
-def learning_rate_factor_of_small_runs(batch_tokens: float, least: float = LEAST_LEARNING_RATE_FACTOR) -> float:
-    """max(least, sqrt(B / 2^19)): the rule where it was made, a constant below 2^19 least^2 (0.3 M) tokens per step.
+def bounded_learning_rate_factor(batch_tokens: float, least: float = LEAST_LEARNING_RATE_FACTOR) -> float:
+    """Factor on all learning rates: sqrt(B / 2^19) where that was made, constant below 2^19 least^2 (0.3 M) tokens.
 
     The square root says 0.125 at 8,192 tokens and 0.0625 at 2,048. Measured there (docs/experiments.md, d4, 0.5 to
     3 M tokens): bits per byte fell up to the factor 1.0, and 0.75 at 2,048 tokens taught what the rule did not; at d2

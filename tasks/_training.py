@@ -11,7 +11,11 @@ from pydantic import Field, model_validator
 
 from model.shape_of_config import extras_of_config, shape_of_config
 from pipeline_math.model_flops_vram import shape_train_flops_per_token
-from pipeline_math.pretrain_step import learning_rate_factor, muon_weight_decay, width_learning_rate_factor
+from pipeline_math.pretrain_step import (
+    bounded_learning_rate_factor,
+    muon_weight_decay,
+    width_learning_rate_factor,
+)
 from tasks._context import Progress, StageContext
 from tasks._errors import Interrupted, StageError
 from tasks._params import StageParams
@@ -253,7 +257,7 @@ def optimizer_options(training: TrainingParams, d_model: int, steps: int, batch_
     """Final rates: the parameters', times the rules for batch and width; the decay bounded by its rule."""
     from model.optim import OptimizerOptions
 
-    factor = training.learning_rate_scale * learning_rate_factor(batch_tokens)
+    factor = training.learning_rate_scale * bounded_learning_rate_factor(batch_tokens)
     adamw_factor = factor * width_learning_rate_factor(d_model)
     return OptimizerOptions(
         matrix_lr=training.matrix_lr * factor,

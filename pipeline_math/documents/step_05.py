@@ -18,6 +18,7 @@ from pipeline_math.model_flops_vram import (
 from pipeline_math.plan import cost_usd
 from pipeline_math.pretrain_step import (
     accumulation_steps,
+    bounded_learning_rate_factor,
     checkpoint_interval_seconds,
     critical_batch_tokens,
     expected_seconds_with_failures,
@@ -125,7 +126,9 @@ def _batch() -> dict[str, Number | Table]:
         "critical": critical,
         "muon_large": compute(muon_relative_cost, d12.d_model, d12.d_model, large, unit="share"),
         "muon_small": compute(muon_relative_cost, d12.d_model, d12.d_model, small, unit="share"),
-        "lr_small": compute(learning_rate_factor, small, unit=""),
+        "lr_square_root": compute(learning_rate_factor, small, unit=""),
+        "lr_small": compute(bounded_learning_rate_factor, small, unit=""),
+        "lr_least": constant("pretrain_step.LEAST_LEARNING_RATE_FACTOR", ""),
         "weight_decay": compute(muon_weight_decay, large, tokens, unit=""),
         "steps_small": extra[0],
         "tokens_small": over(extra[1], critical, ""),

@@ -59,11 +59,11 @@ def test_batch_rules():
 def test_small_batches_keep_three_quarters_of_the_rates():
     """Bug it repairs: at 8,192 tokens per step the rule made every rate eight times too small."""
     assert step.learning_rate_factor(8192) == 0.125
-    assert step.learning_rate_factor_of_small_runs(8192) == step.learning_rate_factor_of_small_runs(2048) == 0.75
+    assert step.bounded_learning_rate_factor(8192) == step.bounded_learning_rate_factor(2048) == 0.75
     border = 2**19 * step.LEAST_LEARNING_RATE_FACTOR**2
-    assert step.learning_rate_factor_of_small_runs(border * 1.01) == step.learning_rate_factor(border * 1.01) > 0.75
-    assert step.learning_rate_factor_of_small_runs(2**21) == 2.0
-    assert step.learning_rate_factor_of_small_runs(8192, least=0.0) == 0.125
+    assert step.bounded_learning_rate_factor(border * 1.01) == step.learning_rate_factor(border * 1.01) > 0.75
+    assert step.bounded_learning_rate_factor(2**21) == 2.0
+    assert step.bounded_learning_rate_factor(8192, least=0.0) == 0.125
 
 
 def test_critical_batch():

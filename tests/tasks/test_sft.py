@@ -23,7 +23,7 @@ def root(tmp_path):
 
 def test_only_the_assistant_is_supervised_and_its_loss_falls(root):
     params = sft.Params(
-        mixture=Mixture(conversation_tokens=30_000), batch_tokens=TOKENS_PER_ROW * 4, learning_rate_scale=10.0
+        mixture=Mixture(conversation_tokens=30_000), batch_tokens=TOKENS_PER_ROW * 4, learning_rate_scale=0.4
     )
     ctx = make_context(root, Stage.SFT, params)
     sft.run(ctx)
