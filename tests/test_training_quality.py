@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,3 +141,11 @@ def test_runs_that_cannot_be_compared_are_refused():
         table([run_of("plain", 0, 1.0), other], "plain")
     with pytest.raises(ValueError, match="control 'all' has no run"):
         table([run_of("plain", 0, 1.0)], "all")
+
+
+@pytest.mark.parametrize(("name", "control"), [("20m", "torch_muon"), ("options", "default@2")])
+def test_the_recorded_comparisons_are_what_their_runs_say(name, control):
+    """The document quotes the table of the runs beside it, and nothing typed."""
+    folder = Path(training_quality.__file__).parent
+    found = table(read_results(folder / f"training_quality_{name}_202611.jsonl"), control)
+    assert found in (folder / "training_quality_cpu_202611.md").read_text(encoding="utf-8")
