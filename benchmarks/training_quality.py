@@ -38,7 +38,7 @@ from model.tokenizer import Tokenizer
 from model.train_options import Schedule
 from model.train_step import batch_gradients
 from pipeline_math.model_flops_vram import shape_of_depth
-from pipeline_math.pretrain_step import learning_rate_factor, muon_weight_decay, width_learning_rate_factor
+from pipeline_math.pretrain_step import bounded_learning_rate_factor, muon_weight_decay, width_learning_rate_factor
 
 MATRIX_LR, EMBEDDING_LR, HEAD_LR, WEIGHT_DECAY = 0.02, 0.3, 0.008, 0.28
 """As in params.yaml, before the factors for batch and width."""
@@ -115,7 +115,7 @@ def variant_of(text: str) -> Variant:
 
 def optimizer_options(variant: Variant, setting: Setting, d_model: int) -> OptimizerOptions:
     """Rates as the pretraining stage computes them, times the variant's factors."""
-    factor = setting.lr_scale * learning_rate_factor(setting.batch_tokens)
+    factor = setting.lr_scale * bounded_learning_rate_factor(setting.batch_tokens)
     width_factor = factor * width_learning_rate_factor(d_model)
     lr, decay = MATRIX_LR * factor, muon_weight_decay(setting.batch_tokens, setting.tokens, ceiling=WEIGHT_DECAY)
     if variant.fields.get("matrix_optimizer") == "adamw":
@@ -259,7 +259,9 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--tokens-per-row", type=int, default=512)
-    parser.add_argument("--lr-scale", type=float, default=6.0, help="on all rates, beside the square-root batch rule")
+    parser.add_argument(
+        "--lr-scale", type=float, default=1.0, help="on all rates, beside the rules for batch and width"
+    )
     parser.add_argument("--val-rows", type=int, default=256)
     parser.add_argument("--micro-batch-rows", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1, help="changes only rounding, so runs may differ in it")

@@ -11,11 +11,7 @@ from pydantic import Field, model_validator
 
 from model.shape_of_config import extras_of_config, shape_of_config
 from pipeline_math.model_flops_vram import shape_train_flops_per_token
-from pipeline_math.pretrain_step import (
-    bounded_learning_rate_factor,
-    muon_weight_decay,
-    width_learning_rate_factor,
-)
+from pipeline_math.pretrain_step import bounded_learning_rate_factor, muon_weight_decay, width_learning_rate_factor
 from tasks._context import Progress, StageContext
 from tasks._errors import Interrupted, StageError
 from tasks._params import StageParams
